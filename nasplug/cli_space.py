@@ -1,0 +1,134 @@
+"""The commands about spaces: ``nasplug locality`` and ``nasplug space``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import numpy as np
+
+from nasplug import NasplugError
+from nasplug.api import shrunk
+from nasplug.journal import RunDirectory
+from nasplug.problem import Problem, problem
+
+PICTURES = ("edf.png", "diversity.png", "coverage.png")
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON line.")
+queries = click.option(
+    "--queries", type=click.IntRange(min=2), metavar="N",
+    help="Archs to score; by default thousands where a table scores them, else it must be said.",
+)  # fmt: skip
+seed = click.option("--seed", type=int, default=0, show_default=True)
+folder = click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the pictures go."
+)
+
+
+@click.command()
+@click.option("--on", required=True, metavar="SPACE/DATA", help="Problem.")
+@queries
+@seed
+@folder
+@as_json
+def locality(on: str, queries: int | None, seed: int, out: Path | None, as_json: bool) -> None:
+    """Whether few edits change little: autocorrelation, differences, the edit distance to use."""
+    from nasplug.cli import show_json, show_rows
+    from nasplug.locality import draw, farthest, measure
+    from nasplug.quality import picture, rewards
+
+    target = problem(on)
+    walks = _queries(target, queries, 20_000) // (2 * farthest(target.space) + 1)
+    if walks < 2:
+        raise NasplugError(
+            f"two walks take {4 * farthest(target.space) + 2} queries, got {queries}"
+        )
+    found = measure(target.space, rewards(target), walks, seed)
+    columns = {name: np.asarray(x).tolist() for name, x in asdict(found).items()}
+    if out is not None:
+        picture(out / "locality.png", lambda figure: draw(found, target.evaluator.reward, figure))
+    if as_json:
+        show_json({"problem": on, "walks": walks, **columns})
+        return
+    names = ("edits", "rwa", "rwa_error", "aad", "aad_error")
+    rows = zip(*(columns[name] for name in names), strict=True)
+    show_rows([dict(zip(names, row, strict=True)) for row in rows])
+    click.echo(
+        f"neighbors at most {found.third} edits away (a third of all), or {found.suggested} "
+        "(the correlation length)"
+    )
+
+
+@click.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option(
+    "--vs", multiple=True, type=click.Path(path_type=Path), metavar="RUN_DIR",
+    help="Another run to compare with; repeatable.",
+)  # fmt: skip
+@queries
+@seed
+@folder
+@as_json
+def space(
+    run_dir: Path, vs: tuple[Path, ...], queries: int | None, seed: int, out: Path | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """The quality of the spaces that runs ended with, against the whole; pictures in RUN_DIR."""
+    from nasplug.cli import show_json, show_rows
+    from nasplug.quality import costs, for_people, report, reports
+
+    target = _problem(run_dir)
+    regions = {_name(path): shrunk(target.space, path) for path in (run_dir, *vs)}
+    if len(regions) <= len(vs):
+        raise NasplugError("the runs to compare need names of their own: some are given twice")
+    n = _queries(target, queries, 20_000)
+    rows = report(
+        target.space, regions, reports(target), costs(target), target.evaluator.report,
+        out or run_dir, n, seed,
+    )  # fmt: skip
+    if as_json:
+        show_json({"problem": target.name, "spaces": rows})
+        return
+    show_rows([for_people(row) for row in rows])
+    files = [(out or run_dir) / name for name in PICTURES]
+    click.echo(f"pictures: {' '.join(str(file) for file in files if file.exists())}")
+
+
+def show_quality(run_dir: Path, stderr: bool) -> None:
+    """The quality table that a search which shrinks the space has left, if it has."""
+    from nasplug.cli import show_rows
+    from nasplug.quality import for_people
+
+    if (file := run_dir / "space.json").exists():
+        found = json.loads(file.read_text())
+        click.echo(f"the space, judged by {found['judged_by']}:", err=stderr)
+        show_rows([for_people(row) for row in found["spaces"]], stderr=stderr)
+
+
+def _problem(run_dir: Path) -> Problem:
+    _, run = RunDirectory.open(run_dir)
+    if run["problem"] is None:
+        raise NasplugError(
+            f"{run_dir} scored archs with a function; only Python can score them again: "
+            "nasplug.quality.compare"
+        )
+    return problem(run["problem"], run["evaluator"], run["reward"], run["report"],
+                   run["options"]["seed"])  # fmt: skip
+
+
+def _name(run_dir: Path) -> str:
+    return run_dir.resolve().name
+
+
+def _queries(target: Problem, asked: int | None, free: int) -> int:
+    """How many archs to score: as many as asked, or `free` if they cost nothing."""
+    from nasplug.quality import FREE
+
+    if asked is None and target.evaluator_name not in FREE:
+        raise NasplugError(
+            f"{target.name} is scored by {target.evaluator_name}, which takes its time: "
+            "say how many archs with --queries N"
+        )
+    return asked or free

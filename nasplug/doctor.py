@@ -1,0 +1,317 @@
+"""What would stop a run, found out before it: ``nasplug doctor [PROBLEM]``."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution, entry_points, version
+from pathlib import Path
+from typing import Literal
+
+from nasplug.errors import NasplugError
+from nasplug.plugins import registry
+
+MB = 1 << 20
+MEMORY = {"table": 200 * MB, "train": 1000 * MB}  # what a search with this evaluator takes
+DISK = 100 * MB  # journals, pictures and the local MLflow store of some runs
+TIMEOUT = 3.0  # seconds for the tracking server to answer
+OPTIONAL = {  # what goes without: distribution -> (what it is for, the extra that installs it)
+    "pyarrow": ("benchmark tables", "tables"),
+    "torch": ("training architectures", "torch"),
+    "scikit-learn": ("digits", "torch"),
+    "mlflow": ("tracking", "tracking"),
+    "matplotlib": ("pictures", "plots"),
+}
+
+
+@dataclass
+class Check:
+    """One finding. Only "fail" would stop the run; `fix` says what to do."""
+
+    name: str
+    state: Literal["ok", "warn", "fail"]
+    found: str
+    fix: str = ""
+
+
+def examine(problem: str | None = None) -> Iterator[Check]:
+    """All checks, as they are done; with a problem, those that concern it."""
+    yield _python()
+    yield from _plugins()
+    yield from _requirements()
+    yield from _optional()
+    evaluator = ""
+    if problem is None:
+        yield from _data_folder()
+    else:
+        check, evaluator = _problem(problem)
+        yield from _data_files(problem)
+        yield check
+    yield _memory(evaluator or "table")
+    yield _disk()
+    yield _gpu()
+    yield _tracking()
+
+
+# ---- software
+
+
+def _python() -> Check:
+    from nasplug import __version__
+
+    return Check(
+        "python", "ok",
+        f"nasplug {__version__}, Python {platform.python_version()} at {sys.executable}",
+    )  # fmt: skip
+
+
+def _plugins() -> Iterator[Check]:
+    for plugin in registry().plugins:
+        if plugin.error:
+            yield Check(
+                f"plugin {plugin.name}", "warn", f"does not load: {plugin.error}",
+                f"reinstall or upgrade {plugin.name}; the other plugins work without it",
+            )  # fmt: skip
+    if not registry().methods:
+        yield Check(
+            "methods", "fail", "none installed", "pip install nasplug-dsm nasplug-baselines"
+        )
+    else:
+        yield Check("methods", "ok", ", ".join(sorted(registry().methods)))
+
+
+def _requirements() -> Iterator[Check]:
+    """That what nasplug and its plugins require is installed, in the versions they ask for."""
+    points = entry_points(group="nasplug")
+    owners = {"nasplug", *(point.dist.name for point in points if point.dist)}
+    lacking = {}
+    for owner in sorted(owners):
+        try:
+            requirements = distribution(owner).requires or []
+        except PackageNotFoundError:  # run from a source tree
+            continue
+        for requirement in requirements:
+            if ";" not in requirement and (found := _unmet(requirement)):
+                lacking[f"{owner} needs {requirement}"] = found
+    for need, found in lacking.items():
+        yield Check(need, "fail", found, f"pip install '{need.partition(' needs ')[2]}'")
+    if not lacking:
+        yield Check("requirements", "ok", f"met, of {', '.join(sorted(owners))}")
+
+
+def _unmet(requirement: str) -> str:
+    """What is wrong with an installed package, judged by name and lower bound, or ''."""
+    name, _, rest = re.fullmatch(r"([\w.-]+)(\[[^]]*\])?(.*)", requirement.strip()).groups()  # type: ignore[union-attr]
+    try:
+        installed = version(name)
+    except PackageNotFoundError:
+        return "not installed"
+    least = re.search(r">=\s*([\d.]+)", rest)
+    if least and _numbers(installed) < _numbers(least[1]):
+        return f"{installed} is installed"
+    return ""
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in re.match(r"\d*(?:\.\d+)*", text)[0].split(".") if part]  # type: ignore[index]
+
+
+def _optional() -> Iterator[Check]:
+    for name, (purpose, extra) in OPTIONAL.items():
+        try:
+            yield Check(name, "ok", version(name))
+        except PackageNotFoundError:
+            fix = f"pip install 'nasplug[{extra}]', if you want it"
+            yield Check(name, "warn", f"not installed: no {purpose}", fix)
+
+
+# ---- data
+
+
+def _problem(name: str) -> tuple[Check, str]:
+    """Open the problem as a run would; also the name of the evaluator that scores it."""
+    from nasplug.problem import problem
+
+    try:
+        opened = problem(name)
+    except NasplugError as error:
+        return Check(f"problem {name}", "fail", "cannot be opened", str(error)), ""
+    except ImportError as error:
+        fix = f"pip install {str(error.name).partition('.')[0]}"
+        return Check(f"problem {name}", "fail", str(error), fix), ""
+    scorer = opened.evaluator
+    found = f"scored by {opened.evaluator_name}: reward {scorer.reward}, report {scorer.report}"
+    return Check(f"problem {name}", "ok", found), opened.evaluator_name
+
+
+def _data_folder() -> Iterator[Check]:
+    """NASPLUG_DATA as a whole: every file that its checksums name, else every table."""
+    said = os.environ.get("NASPLUG_DATA")
+    if not said:
+        yield Check(
+            "NASPLUG_DATA", "warn", "not set: no benchmark tables",
+            "set it to the folder that holds them (nas-bench-201.parquet, ...)",
+        )  # fmt: skip
+        return
+    folder = Path(said).expanduser()
+    if not folder.is_dir():
+        yield Check("NASPLUG_DATA", "fail", f"{folder} is no folder", "correct or unset it")
+        return
+    sums = checksums(folder)
+    files = [folder / name for name in sums] or sorted(folder.rglob("*.parquet"))
+    if not files:
+        yield Check("NASPLUG_DATA", "warn", f"{folder} holds no table", "see nasplug list problems")
+    else:
+        yield Check("NASPLUG_DATA", "ok", str(folder))
+    for file in files:
+        yield _file(file, sums.get(file.relative_to(folder).as_posix()))
+
+
+def _data_files(name: str) -> Iterator[Check]:
+    """The files that score this problem; if none can be read, those that would."""
+    said = os.environ.get("NASPLUG_DATA")
+    space_name, _, data = name.partition("/")
+    found = registry()
+    if not said or not data or space_name not in found.spaces:
+        return  # the problem's own check says what to do
+    space = found.spaces[space_name]()
+    folder = Path(said).expanduser()
+    sums = checksums(folder)
+    scoring = [cls for cls in found.evaluators.values() if data in cls.data(space)]
+    for cls in scoring or found.evaluators.values():
+        if space_name not in getattr(cls, "layouts", ()):
+            continue
+        file = cls.path(space, data)
+        if file.exists():
+            yield _file(file, sums.get(file.relative_to(folder).as_posix()))
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """{file: SHA-256} as the folder's SHA256SUMS states them, in the format of sha256sum."""
+    try:
+        text = (folder / "SHA256SUMS").read_text()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return {
+        match[2].removeprefix("./"): match[1].lower()
+        for match in re.finditer(r"^([0-9a-fA-F]{64})[ ][ *](.+)$", text, re.MULTILINE)
+    }
+
+
+def _file(file: Path, expected: str | None) -> Check:
+    fix = "fetch it again"
+    if not file.exists():
+        return Check(str(file), "fail", "missing, though SHA256SUMS names it", fix)
+    try:
+        if expected is not None:
+            with file.open("rb") as stream:
+                actual = hashlib.file_digest(stream, "sha256").hexdigest()
+            if actual != expected:
+                return Check(str(file), "fail", "damaged: its SHA-256 is not the stated one", fix)
+            return Check(str(file), "ok", "checksum matches")
+        with file.open("rb") as stream:
+            head, tail = stream.read(4), b""
+            if stream.seek(0, os.SEEK_END) >= 12:
+                stream.seek(-4, os.SEEK_END)
+                tail = stream.read(4)
+    except OSError as error:
+        return Check(str(file), "fail", f"not readable: {error.strerror}", "correct its rights")
+    if head != b"PAR1" or tail != b"PAR1":
+        return Check(str(file), "fail", "truncated, or no parquet file", fix)
+    return Check(str(file), "ok", "readable; SHA256SUMS does not state its checksum")
+
+
+# ---- the machine
+
+
+def _memory(evaluator: str) -> Check:
+    needed = MEMORY.get(evaluator, MEMORY["table"])
+    available = available_memory()
+    if available is None:
+        return Check("memory", "ok", f"about {needed // MB} MB needed; what is free is unknown")
+    found = f"{available // MB} MB available, about {needed // MB} MB needed"
+    if available < needed:
+        return Check("memory", "fail", found, "end other programs, or use a larger machine")
+    return Check("memory", "ok", found)
+
+
+def available_memory() -> int | None:
+    """Bytes, where Linux tells; within a container, what its limit leaves."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    match = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
+    free = [int(match[1]) * 1024] if match else []
+    try:
+        limit, used = (
+            int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current")
+        )
+        free.append(limit - used)
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        pass
+    return min(free, default=None)
+
+
+def _disk() -> Check:
+    from nasplug.api import runs_folder
+
+    folder = runs_folder()
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    fix = "set NASPLUG_RUNS to a folder you may write to, or give --out"
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"nasplug")
+    except OSError as error:
+        return Check("run directories", "fail", f"{folder} cannot be written: {error}", fix)
+    free = shutil.disk_usage(there).free
+    found = f"{folder} ({free // MB:,} MB free)"
+    if free < DISK:
+        return Check("run directories", "warn", found, f"free some disk space; {fix}")
+    return Check("run directories", "ok", found)
+
+
+def _gpu() -> Check:
+    try:
+        import torch
+    except ImportError:
+        return Check("gpu", "ok", "not asked: torch is not installed")
+    except OSError as error:  # a broken installation
+        return Check("gpu", "fail", f"torch does not load: {error}", "reinstall torch")
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        return Check("gpu", "ok", ", ".join(names))
+    if shutil.which("nvidia-smi"):
+        fix = "install the torch build for this machine's CUDA driver"
+        return Check("gpu", "warn", "there seems to be one that torch cannot use", fix)
+    return Check("gpu", "ok", "none; training runs on the CPU")
+
+
+def _tracking() -> Check:
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        return Check("tracking", "ok", "a local store beside the run directories")
+    if not uri.startswith(("http://", "https://")):
+        return Check("tracking", "ok", f"the store {uri}")
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
+    try:
+        with urlopen(uri.rstrip("/") + "/health", timeout=TIMEOUT):
+            return Check("tracking", "ok", f"{uri} answers")
+    except HTTPError as error:  # it wants a password, say: it is there
+        return Check("tracking", "ok", f"{uri} answers ({error.code})")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return Check(
+            "tracking", "warn", f"{uri} does not answer: {reason}",
+            "start it or correct MLFLOW_TRACKING_URI; a search runs all the same, and "
+            "`nasplug sync RUN_DIR` sends it later",
+        )  # fmt: skip

@@ -1,0 +1,333 @@
+"""Quality of a region of a space, against the whole: what LISSNAS and its peers are judged by.
+
+Archs of a region are queried (all of them if they are few), and everything is said of those; a
+mean or a probability that rests on a sample comes with a bootstrap interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nasplug.errors import NasplugError
+from nasplug.journal import write_json
+from nasplug.problem import Problem
+from nasplug.search import Search
+from nasplug.space import ENUMERABLE, Archs, Seed, Space
+from nasplug.subspace import ArchSet, Region
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Floats = npt.NDArray[np.floating[Any]]
+Interval = tuple[float, float]
+
+GOOD = 0.99  # well-performing: better than this quantile of the whole space
+PATHS = 20  # n of the shrink index
+SHARE = 0.2  # its k / n, as in the paper
+BINS = 20  # of the range of FLOPs or params
+RESAMPLES = 1000
+PAIRS = 1000  # archs of which every pair is looked at for the largest distance
+FREE = ("table", "predictor")  # evaluators that cost nothing
+GRAY, COLORS = "#9aa3ad", ("#2f6db5", "#d9822b", "#4c9f70", "#8e5ea2", "#c0392b")
+
+
+# ---- the metrics
+
+
+def at_least(p: float, n: int = PATHS, share: float = SHARE) -> float:
+    """P(at least ``share * n`` of n uniform samples are well-performing), each with chance p."""
+    from scipy.stats import binom  # type: ignore[import-untyped]
+
+    k = int(np.ceil(share * n - 1e-9))
+    return float(binom.sf(k - 1, n, p))  # Theorem 1: sum_{j >= k} C(n, j) p^j (1 - p)^(n - j)
+
+
+def shrink_index(p_shrunk: float, p_whole: float, n: int = PATHS, share: float = SHARE) -> float:
+    """How much likelier enough good archs are in the shrunk space; eq. 2.
+
+    Comparable only for one space, data set and threshold of what is good.
+    """
+    return at_least(p_shrunk, n, share) - at_least(p_whole, n, share)
+
+
+def bootstrap(values: Floats, statistic: Callable[..., Any] = np.mean, seed: Seed = 0) -> Interval:
+    """The 95 % percentile interval of ``statistic(values, axis=-1)``."""
+    rng = np.random.default_rng(seed)
+    drawn = [
+        statistic(values[rng.integers(len(values), size=len(values))], axis=-1)
+        for _ in range(RESAMPLES)
+    ]
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def edf(errors: Floats) -> tuple[Floats, Floats]:
+    """The empirical distribution: sorted errors, and the share of archs up to each."""
+    return np.sort(errors), np.arange(1, len(errors) + 1) / len(errors)
+
+
+def edf_area(errors: Floats, low: float, high: float) -> float:
+    """The area under the error EDF between two errors, 1 at best."""
+    return float(np.mean(high - np.clip(errors, low, high)) / (high - low))
+
+
+def diversity(space: Space, archs: Archs, seed: Seed = 0) -> tuple[float, float]:
+    """The mean and the maximum cosine distance of two different archs, by their features.
+
+    The mean is of all pairs, the maximum of those among at most `PAIRS` archs.
+    """
+    if len(archs) < 2:
+        return 0.0, 0.0
+    X = space.features(archs).astype(np.float64)
+    X = X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-12)
+    n = len(X)
+    mean = 1 - ((X.sum(0) ** 2).sum() - n) / (n * (n - 1))  # over pairs, without listing them
+    some = X[np.random.default_rng(seed).permutation(n)[:PAIRS]]
+    return float(mean), float(1 - (some @ some.T).min())
+
+
+def coverage(costs: Floats, whole: Floats) -> float:
+    """Of the bins of equal width that the whole space's costs fall into, the share that is hit."""
+    edges = np.linspace(whole.min(), whole.max(), BINS + 1)[1:-1]
+    everywhere = np.unique(np.searchsorted(edges, whole))
+    return float(np.isin(everywhere, np.searchsorted(edges, costs)).mean())
+
+
+# ---- a region, queried
+
+
+@dataclass
+class Queried:
+    """Archs of a region with what is known of them; `complete` if these are all it has."""
+
+    region: Region
+    archs: Archs
+    values: Floats
+    costs: Floats | None
+    complete: bool
+
+
+def query(
+    region: Region,
+    value: Callable[[Archs], npt.ArrayLike],
+    cost: Callable[[Archs], Floats | None],
+    n: int = 2000,
+    seed: Seed = 0,
+) -> Queried:
+    """Query n archs of a region, or all of it if it has no more; unknown values are left out."""
+    if isinstance(region, ArchSet) and region.size <= n:
+        archs, complete = region.archs, True
+    elif isinstance(region, Space) and region.size <= min(n, ENUMERABLE):
+        archs, complete = region.all(), True
+    else:
+        archs, complete = region.sample(n, seed), False
+    values = np.asarray(value(archs), dtype=np.float64)
+    known = np.isfinite(values)
+    if not known.any():
+        raise NasplugError(f"no value is known in {region.describe()}")
+    archs = archs[known]
+    return Queried(region, archs, values[known], cost(archs), complete)
+
+
+def compare(whole: Queried, others: Mapping[str, Queried]) -> list[dict[str, Any]]:
+    """A row of metrics per region, the whole space first; of values, higher is better."""
+    threshold = float(np.quantile(whole.values, GOOD))
+    high = max(float(part.values.max()) for part in (whole, *others.values()))
+    p_whole = float((whole.values > threshold).mean())
+    return [
+        {"space": name, **_row(part, whole, threshold, high, p_whole)}
+        for name, part in {"whole": whole, **others}.items()
+    ]
+
+
+def _row(
+    part: Queried, whole: Queried, threshold: float, high: float, p_whole: float
+) -> dict[str, Any]:
+    from scipy.stats import ks_2samp
+
+    space = part.region if isinstance(part.region, Space) else part.region.space
+    good = (part.values > threshold).astype(float)
+    mean_distance, max_distance = diversity(space, part.archs)
+    test = ks_2samp(part.values, whole.values)
+    errors, worst = high - part.values, high - float(whole.values.min())
+    interval = None if part.complete else bootstrap(part.values)
+    chance = None if part.complete else bootstrap(good)
+    return {
+        "size": part.region.size,
+        "reduction": whole.region.size / part.region.size,
+        "queried": len(part.values),
+        "mean": float(part.values.mean()),
+        "mean_interval": interval,
+        "max": float(part.values.max()),
+        "good": float(good.mean()),
+        "shrink_index": shrink_index(float(good.mean()), p_whole),
+        "shrink_index_interval": chance and tuple(shrink_index(p, p_whole) for p in chance),
+        "edf_area": edf_area(errors, 0.0, worst) if worst else 1.0,
+        "ks": float(test.statistic),
+        "ks_p": float(test.pvalue),
+        "diversity": mean_distance,
+        "max_distance": max_distance,
+        "coverage": None
+        if part.costs is None or whole.costs is None
+        else coverage(part.costs, whole.costs),
+    }
+
+
+# ---- values and costs of a problem
+
+
+def reports(problem: Problem) -> Callable[[Archs], Floats]:
+    """archs -> their report metric by the problem's evaluator (their reward if it has none),
+    higher better."""
+
+    def value(archs: Archs) -> Floats:
+        trials = _score(problem, archs)
+        known = np.where(np.isnan(trials.reports), trials.values, trials.reports)
+        return known if problem.maximize else -known
+
+    return value
+
+
+def rewards(problem: Problem) -> Callable[[Archs], Floats]:
+    """archs -> their reward by the problem's evaluator."""
+    return lambda archs: np.asarray(_score(problem, archs).values)
+
+
+def costs(problem: Problem) -> Callable[[Archs], Floats | None]:
+    """archs -> their FLOPs, or params where FLOPs are unknown, or None."""
+
+    def cost(archs: Archs) -> Floats | None:
+        for name in ("flops", "params"):
+            try:
+                return np.asarray(getattr(problem.space, name)(archs), dtype=np.float64)
+            except NasplugError:
+                if problem.evaluator_name not in FREE:
+                    continue
+                metrics = _score(problem, archs).metrics
+                if name in metrics:
+                    return metrics[name]
+        return None
+
+    return cost
+
+
+def _score(problem: Problem, archs: Archs) -> Any:
+    search = Search(problem, object(), budget=len(archs), within=problem.space, repeats="count")
+    return search.pm.hook.evaluate(search=search, candidates=search.candidates(archs))
+
+
+# ---- the report
+
+
+def report(
+    space: Space,
+    regions: Mapping[str, Region],
+    value: Callable[[Archs], npt.ArrayLike],
+    cost: Callable[[Archs], Floats | None],
+    unit: str,
+    folder: Path,
+    n: int = 20_000,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Query the whole space and some regions of it; write space.json and the pictures."""
+    parts = {
+        name: query(region, value, cost, n, seed)
+        for name, region in {"whole": space, **regions}.items()
+    }
+    rows = compare(parts["whole"], {name: parts[name] for name in regions})
+    picture(folder / "edf.png", lambda figure: draw_edf(parts, unit, figure))
+    picture(folder / "diversity.png", lambda figure: draw_diversity(parts, figure))
+    if parts["whole"].costs is not None:
+        picture(folder / "coverage.png", lambda figure: draw_coverage(parts, unit, figure))
+    write_json(folder / "space.json", {"space": space.name, "judged_by": unit, "spaces": rows})
+    return rows
+
+
+def for_people(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of fewer columns, with the interval of the mean beside it."""
+    shown = {name: row[name] for name in ("space", "size", "reduction", "queried", "mean")}
+    if row["mean_interval"]:
+        shown["mean"] = "{:.5g} ({:.5g} to {:.5g})".format(row["mean"], *row["mean_interval"])
+    names = ("max", "good", "shrink_index", "edf_area", "ks", "diversity", "coverage")
+    return shown | {name: row[name] for name in names}
+
+
+def picture(file: Path, draw: Callable[[Figure], None]) -> None:
+    """Draw into a PNG file; without matplotlib there is none."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    figure = Figure((9, 4) if file.stem == "locality" else (6.5, 4.5))
+    draw(figure)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, dpi=120, bbox_inches="tight")
+    except OSError as error:
+        raise NasplugError(f"cannot write {file}: {error}; choose another with --out") from None
+
+
+# ---- pictures
+
+
+def draw_edf(parts: Mapping[str, Queried], unit: str, figure: Figure) -> None:
+    """The share of archs whose error (the distance to the best) is at most x, per region."""
+    ax = figure.subplots()
+    best = max(part.values.max() for part in parts.values())
+    for (name, part), color in zip(parts.items(), (GRAY, *COLORS), strict=False):
+        errors, share = edf(best - part.values)
+        ax.step(errors, share, where="post", color=color, lw=2, label=_label(name, part))
+    whole = next(iter(parts.values())).values
+    ax.set(
+        xlim=(0, best - np.quantile(whole, 0.1)), ylim=(0, 1.02),
+        xlabel=f"error: {unit} below the best", ylabel="share of archs",
+    )  # fmt: skip
+    _finish(ax)
+
+
+def draw_coverage(parts: Mapping[str, Queried], unit: str, figure: Figure) -> None:
+    """Cost against value, per region."""
+    ax = figure.subplots()
+    for (name, part), color in zip(parts.items(), (GRAY, *COLORS), strict=False):
+        if part.costs is not None:
+            ax.scatter(
+                part.costs, part.values, s=7, color=color, alpha=0.4, linewidths=0,
+                label=_label(name, part),
+            )  # fmt: skip
+    low = min(float(np.quantile(part.values, 0.1)) for part in parts.values())
+    ax.set(xlabel="FLOPs (or params, where FLOPs are unknown)", ylabel=unit)
+    ax.set_ylim(bottom=low)
+    _finish(ax)
+
+
+def draw_diversity(parts: Mapping[str, Queried], figure: Figure) -> None:
+    """The archs on the two principal components of the whole space's features."""
+    ax = figure.subplots()
+    whole = next(iter(parts.values()))
+    assert isinstance(whole.region, Space)
+    X = whole.region.features(whole.archs)
+    axes = np.linalg.svd(X - X.mean(0), full_matrices=False)[2][:2]
+    for (name, part), color in zip(parts.items(), (GRAY, *COLORS), strict=False):
+        x, y = axes @ (whole.region.features(part.archs) - X.mean(0)).T
+        ax.scatter(x, y, s=9, color=color, alpha=0.5, linewidths=0, label=_label(name, part))
+    ax.set(xlabel="first principal component", ylabel="second")
+    _finish(ax)
+
+
+def _label(name: str, part: Queried) -> str:
+    size = part.region.size
+    return f"{name} ({size:,})" if size < 10**7 else f"{name} ({size:.1e})"
+
+
+def _finish(ax: Any) -> None:
+    ax.grid(alpha=0.2)
+    ax.spines[["top", "right"]].set_visible(False)
+    legend = ax.legend(frameon=False)
+    for handle in legend.legend_handles:
+        handle.set_alpha(1)

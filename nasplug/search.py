@@ -1,0 +1,393 @@
+"""Search: one run of the five-hook loop."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pluggy
+
+from nasplug import hookspecs
+from nasplug.errors import NasplugError
+from nasplug.hookspecs import hookimpl
+from nasplug.hyperparameters import Method
+from nasplug.journal import RunDirectory
+from nasplug.problem import Constraint, Problem
+from nasplug.selection import Selection, best_trials
+from nasplug.space import Archs, Space
+from nasplug.subspace import Region, Subspace
+from nasplug.trial import History, State, Trial, Trials
+
+PATIENCE = 10_000  # repeats in a row after which a search gives up
+SELECTED = 10  # how many archs a search returns if its method does not choose
+
+
+class Search:
+    """One run: problem + method + budget + seed, and the run directory if there is one.
+
+    What plugins use: ``space``, ``region`` (where the search may look), ``rng`` (all of a
+    method's randomness), ``trials``, ``maximize``, ``remaining``, ``round``, ``repeats``,
+    ``seen(archs)``, ``stop(reason)``.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        method: Any,
+        method_name: str = "",
+        *,
+        budget: int,
+        seed: int = 0,
+        within: Region | None = None,
+        max_cost: float | None = None,
+        max_seconds: float | None = None,
+        repeats: Literal["free", "count"] = "free",
+        constraints: Sequence[str] = (),
+        pruner: Callable[[Trial], bool] | None = None,
+        plugins: Sequence[Any] = (),
+    ) -> None:
+        for name, limit in (
+            ("budget", budget),
+            ("max_cost", max_cost),
+            ("max_seconds", max_seconds),
+        ):
+            if limit is not None and not limit > 0:
+                raise NasplugError(f"{name} must be above 0, got {limit}")
+        if repeats not in ("free", "count"):
+            raise NasplugError(f"repeats is 'free' or 'count', got {repeats!r}")
+        self.problem = problem
+        self.space: Space = problem.space
+        self.region: Region = within or problem.region or self.space
+        if isinstance(within, Subspace) and within.space.name != self.space.name:
+            raise NasplugError(f"{within.describe()} is no region of {self.space.name}")
+        self.maximize = problem.maximize
+        self.method = method
+        self.method_name = method_name or type(method).__name__
+        self.budget, self.max_cost, self.max_seconds = int(budget), max_cost, max_seconds
+        self.constraints = [Constraint(text) for text in constraints]
+        self.repeats = repeats
+        self.seed = seed
+        self.rng = np.random.default_rng(seed)
+        self.pruner = pruner
+        self.directory: RunDirectory | None = None
+        self.journal: _Journal | None = None
+        self.trials = History(self)
+        self.round = 0
+        self.finished = 0  # trials with a value, pruned or failed
+        self.cost = 0.0
+        self.stopped = ""  # why, once the search has ended
+        self.listeners: list[Callable[[Trials, npt.NDArray[np.intp]], None]] = []
+        self._before = 0.0  # seconds that an interrupted run had taken
+        self._start = time.perf_counter()
+        self._ended: float | None = None
+
+        self.pm = pluggy.PluginManager("nasplug")
+        self.pm.add_hookspecs(hookspecs)
+        self.pm.register(_Defaults(), "defaults")
+        self.pm.register(problem.evaluator, "evaluator")
+        self.pm.register(method, "method")
+        self.cache = _Cache(count=repeats == "count")
+        self.pm.register(self.cache, "cache")
+        for plugin in plugins:
+            self.pm.register(plugin)
+        if isinstance(method, Method):
+            with self._named():
+                method.setup(self)
+
+    def keep_in(self, directory: RunDirectory) -> None:
+        """Journal every trial there, and start from what is there already."""
+        self.directory = directory
+        self.journal = _Journal(directory)
+        self.pm.register(self.journal, "journal")
+
+    # ---- the loop
+
+    def run(self) -> Selection:
+        """Search until the budget is spent; returns the selection."""
+        hook = self.pm.hook
+        with self._named():
+            self._resume()
+            while not self.done:
+                subspace = hook.sample_space(search=self)
+                candidates = self._candidates(hook.propose(search=self, subspace=subspace))
+                trials = hook.evaluate(search=self, candidates=candidates)
+                hook.update(search=self, trials=trials)
+                self.round += 1
+                self._checkpoint()
+            self._ended = self.elapsed
+            best_trials(self.trials, 1)  # or an error that says why there is none
+            return Selection.of(hook.select_final(search=self), self)
+
+    @property
+    def done(self) -> bool:
+        """Whether the search has ended; `stopped` says why."""
+        if not self.stopped:
+            if self.finished >= self.budget:
+                self.stopped = "budget spent"
+            elif self.max_cost is not None and self.cost >= self.max_cost:
+                self.stopped = "cost spent"
+            elif self.max_seconds is not None and self.elapsed >= self.max_seconds:
+                self.stopped = "time is up"
+            elif self.cache.exhausted(self):
+                self.stopped = "nothing new is proposed: every arch in reach has been scored"
+        return bool(self.stopped)
+
+    def seen(self, archs: Archs) -> npt.NDArray[np.bool_]:
+        """(n, d) -> (n,): which archs have been scored already."""
+        keys = self.space.keys(archs)
+        return np.fromiter((key in self.cache.numbers for key in keys), bool, len(keys))
+
+    def stop(self, reason: str) -> None:
+        """End the search after this round."""
+        self.stopped = reason
+
+    @property
+    def remaining(self) -> int:
+        """How many trials the budget still allows."""
+        return max(0, self.budget - self.finished)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of search, those before a resume counted in."""
+        if self._ended is not None:
+            return self._ended
+        if self.journal and self.journal.pending:
+            return self.journal.elapsed
+        return self._before + time.perf_counter() - self._start
+
+    def candidates(self, archs: npt.ArrayLike) -> Trials:
+        """Archs -> trials that wait to be scored."""
+        return Trials(self, np.atleast_2d(np.asarray(archs)), len(self.trials), self.round)
+
+    def record(self, trials: Trials, rows: npt.NDArray[np.intp]) -> None:
+        """Called by ``Trials.tell``: count, keep and journal what has just been scored."""
+        for constraint in self.constraints:
+            trials.feasible[rows] &= constraint.holds(trials, rows)
+        rows = rows[trials.numbers[rows] >= 0]
+        if not len(rows):
+            return
+        self.trials.write(trials, rows)
+        self.finished += len(rows)
+        if self.max_cost is not None:
+            if np.isnan(trials.costs[rows[trials.states[rows] == State.COMPLETE]]).any():
+                raise NasplugError(f"{self.problem.name} states no costs, so max_cost cannot apply")
+            self.cost += float(np.nansum(np.where(trials.repeats[rows], 0.0, trials.costs[rows])))
+        for listener in self.listeners:
+            listener(trials, rows)
+
+    def _candidates(self, proposal: Archs | Subspace) -> Trials | Subspace:
+        """What was proposed, checked: a method that leaves its region is an error."""
+        if isinstance(proposal, Subspace):
+            return proposal
+        archs = np.asarray(proposal)
+        if archs.ndim != 2 or archs.shape[1] != self.space.d:
+            raise NasplugError(
+                f"{self.method_name}.propose must return (n, {self.space.d}) archs, "
+                f"got {type(proposal).__name__} of shape {archs.shape}"
+            )
+        if not (inside := self.region.contains(archs)).all():
+            outside = archs[~inside][0].tolist()
+            raise NasplugError(
+                f"{self.method_name}.propose left {self.region.describe()}: {outside}"
+            )
+        return self.candidates(archs.astype(self.space.dtype, copy=False))
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Whatever a plugin raises becomes an error that names the plugin and the hook."""
+        try:
+            yield
+        except NasplugError:
+            raise
+        except Exception as error:
+            where = "the search"
+            for frame, _ in traceback.walk_tb(error.__traceback__):
+                name = self.pm.get_name(owner) if (owner := frame.f_locals.get("self")) else None
+                if name:
+                    name = self.method_name if name == "method" else name
+                    where = f"plugin {name!r}, in {frame.f_code.co_name}"
+            raise NasplugError(
+                f"{where}: {type(error).__name__}: {error} (in round {self.round}; "
+                "NASPLUG_TRACEBACK=1 shows the traceback)"
+            ) from error
+
+    # ---- resuming: from the last checkpoint, else from the start; the journal answers
+
+    def _resume(self) -> None:
+        if not self.directory or not self.journal:
+            return self.restart_clock(0.0)
+        state = self.directory.load_checkpoint()
+        self.journal.load(self, int(state["trials"]) if state else 0)
+        if state:
+            self.rng.bit_generator.state = state["rng"]
+            self.round = int(state["round"])
+            self.cache.stale = int(state["stale"])
+            self.method.load_state(state["method"])
+        self.restart_clock(self.journal.elapsed)
+
+    def restart_clock(self, elapsed: float) -> None:
+        """The search has taken this many seconds by now."""
+        self._before, self._start = elapsed, time.perf_counter()
+
+    def _checkpoint(self) -> None:
+        if not self.directory or not isinstance(self.method, Method):
+            return
+        if (state := self.method.state()) is None:
+            return
+        self.directory.save_checkpoint(
+            {
+                "trials": len(self.trials),
+                "round": self.round,
+                "stale": self.cache.stale,
+                "rng": self.rng.bit_generator.state,
+                "method": state,
+            }
+        )
+
+
+class _Defaults:
+    """What a method need not say."""
+
+    @hookimpl
+    def sample_space(self, search: Search) -> Region:
+        return search.region
+
+    @hookimpl
+    def propose(self, search: Search, subspace: Region) -> Archs:
+        raise NasplugError(f"{search.method_name} implements no propose")
+
+    @hookimpl
+    def select_final(self, search: Search) -> Archs:
+        return best_trials(search.trials, SELECTED)
+
+
+class _Cache:
+    """Answers repeated archs without scoring them again, and numbers the trials.
+
+    A repeat is no trial unless repeats count. Outermost but for the user's own wrappers.
+    """
+
+    def __init__(self, count: bool) -> None:
+        self.count = count
+        self.numbers: dict[Any, int] = {}  # key of an arch -> the trial that scored it
+        self.stale = 0  # repeats since the last new arch
+
+    @hookimpl(wrapper=True, tryfirst=True)
+    def evaluate(
+        self, search: Search, candidates: Trials | Subspace
+    ) -> Generator[None, Trials, Trials]:
+        if isinstance(candidates, Subspace):
+            return (yield)
+        repeats, sources = self._number(search, candidates)
+        candidates.states[repeats] = State.COMPLETE  # no longer waiting
+        trials = yield
+        if repeats:
+            rows = np.array(repeats)
+            candidates.copy(rows, search.trials, np.array(sources))
+            search.record(candidates, rows)
+        return trials
+
+    def _number(self, search: Search, candidates: Trials) -> tuple[list[int], list[int]]:
+        """Give the rows their numbers; returns the repeated rows and the trials they repeat."""
+        numbers, number, last = [], len(search.trials), len(search.trials) + search.remaining
+        repeats, sources = [], []
+        for row, key in enumerate(search.space.keys(candidates.archs)):
+            source = self.numbers.get(key)
+            if (source is None or self.count) and number == last:
+                candidates.truncate(row)
+                break
+            if source is None:
+                self.numbers[key] = number
+                self.stale = 0
+            else:
+                repeats.append(row)
+                sources.append(source)
+                self.stale += 1
+            if source is None or self.count:
+                numbers.append(number)
+                number += 1
+            else:
+                numbers.append(-1)
+        candidates.numbers = np.array(numbers, dtype=np.int64)
+        return repeats, sources
+
+    def exhausted(self, search: Search) -> bool:
+        if self.count:
+            return False
+        return self.stale >= PATIENCE or len(self.numbers) >= search.region.size
+
+
+class _Journal:
+    """Writes every trial when it is scored; on resume, answers what was scored before."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory = directory
+        self.pending: dict[int, dict[str, Any]] = {}  # number -> journaled, not yet replayed
+        self.elapsed = 0.0
+        self._answering = False
+
+    def load(self, search: Search, done: int) -> None:
+        """Take over the first `done` trials; keep the rest ready to answer the replay."""
+        past = list(self.directory.rows())
+        if done:
+            archs = np.array([self._arch(search, row) for row in past[:done]])
+            trials = search.candidates(archs)
+            trials.rounds = np.array([row["round"] for row in past[:done]])
+            for i, key in enumerate(search.space.keys(archs)):
+                search.cache.numbers.setdefault(key, i)
+                self._tell(trials, i, past[i])
+        self.pending = {row["number"]: row for row in past[done:]}
+        search.listeners.insert(0, lambda trials, rows: self._write(search, trials, rows))
+
+    @hookimpl(wrapper=True)
+    def evaluate(
+        self, search: Search, candidates: Trials | Subspace
+    ) -> Generator[None, Trials, Trials]:
+        if self.pending and isinstance(candidates, Trials):
+            self._answering = True
+            for row in candidates.waiting.tolist():
+                past = self.pending.pop(int(candidates.numbers[row]), None)
+                if past is None:
+                    continue
+                if not np.array_equal(self._arch(search, past), candidates.archs[row]):
+                    raise NasplugError(
+                        f"{self.directory.path} does not replay: trial {past['number']} was "
+                        "another arch. The method, its version or its inputs have changed"
+                    )
+                self._tell(candidates, row, past)
+            self._answering = False
+            if not self.pending:
+                search.restart_clock(self.elapsed)
+        return (yield)
+
+    def _arch(self, search: Search, row: dict[str, Any]) -> Archs:
+        return np.frombuffer(row["arch"], dtype=search.space.dtype)
+
+    def _tell(self, trials: Trials, row: int, past: dict[str, Any]) -> None:
+        self.elapsed = max(self.elapsed, past["elapsed"])
+        trials.repeats[row] = past["repeat"]
+        if past["notes"]:
+            trials.notes[row] = past["notes"]
+        nan = float("nan")
+        value, report, cost = (
+            nan if past[name] is None else past[name] for name in ("value", "report", "cost")
+        )
+        trials.tell(
+            row, values=value, reports=report, costs=cost, metrics=past["metrics"],
+            state=State(past["state"]),
+        )  # fmt: skip
+
+    def _write(self, search: Search, trials: Trials, rows: npt.NDArray[np.intp]) -> None:
+        if self._answering:
+            return
+        if self.pending:  # scored again, by a method that continues from a checkpoint
+            for number in trials.numbers[rows].tolist():
+                self.pending.pop(number, None)
+            if not self.pending:
+                search.restart_clock(self.elapsed)
+        self.directory.append(trials, rows, search.elapsed)

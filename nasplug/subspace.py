@@ -1,0 +1,265 @@
+"""Subspace: a region of a Space. All five papers mine, shrink, sample or evolve them.
+
+A Space answers the same questions for all of itself, so ``Region`` is what a search takes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nasplug.errors import NasplugError, unknown
+from nasplug.space import Archs, Seed, Space, redraw
+
+
+class Subspace(ABC):
+    """What every region answers; `space` is the space it is a region of."""
+
+    space: Space
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """How many points it has (of the product, where validity has no closed form)."""
+
+    @abstractmethod
+    def contains(self, archs: Archs) -> npt.NDArray[np.bool_]:
+        """(n, d) -> (n,): which archs lie in it."""
+
+    @abstractmethod
+    def sample(self, n: int, seed: Seed = None) -> Archs:
+        """n archs, (n, d), drawn uniformly with replacement."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line for people."""
+
+    def mutate(self, archs: Archs, seed: Seed = None, distance: int = 1) -> Archs:
+        """(n, d) -> (n, d): a random member near each arch, never the arch itself.
+
+        By default a uniform one of those `distance` edits away.
+        """
+        rng = np.random.default_rng(seed)
+        archs = np.asarray(archs)
+        return redraw(
+            len(archs),
+            lambda rows: self.space.mutate(archs[rows], rng, distance),
+            lambda mutants, rows: self.contains(mutants),
+        )
+
+    @abstractmethod
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """What defines it, as the arguments of its class."""
+
+    def save(self, path: Path) -> None:
+        """Write it to an .npz file, for `load`."""
+        named: dict[str, Any] = {"kind": type(self).__name__, "space": self.space.name}
+        np.savez_compressed(path, **named, **self.arrays())  # type: ignore[arg-type]
+
+    def neighbors(self, arch: npt.ArrayLike, distance: int = 1) -> Archs:
+        """Every member exactly `distance` decisions away from `arch`."""
+        archs = self.space.neighbors(arch, distance)
+        return archs[self.contains(archs)]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.describe()}>"
+
+
+Region = Space | Subspace
+
+TRIES = 8  # random edits of an arch before a set looks through its members
+
+
+class Mask(Subspace):
+    """The archs made of allowed choices only: a sub-product.
+
+    `allowed` maps decisions to the choices that stay (the others keep all of theirs), or is
+    a (d, max cardinality) boolean matrix.
+    """
+
+    def __init__(self, space: Space, allowed: Mapping[str, Sequence[Any]] | npt.ArrayLike) -> None:
+        self.space = space
+        exists = np.arange(space.cardinalities.max()) < space.cardinalities[:, None]
+        if isinstance(allowed, Mapping):
+            matrix = exists.copy()
+            for name, choices in allowed.items():
+                if name not in space.decisions:
+                    raise unknown("decision", name, space.names)
+                known = [str(choice) for choice in space.decisions[name]]
+                for choice in choices:
+                    if str(choice) not in known:
+                        raise unknown(f"choice of {name}", str(choice), known)
+                keep = {str(choice) for choice in choices}
+                matrix[space.names.index(name), : len(known)] = [c in keep for c in known]
+        else:
+            matrix = np.asarray(allowed, dtype=bool)
+            if matrix.shape != exists.shape:
+                raise NasplugError(
+                    f"a mask of {space.name} has shape {exists.shape}, got {matrix.shape}"
+                )
+        self.allowed = matrix & exists
+        if not self.allowed.any(1).all():
+            empty = space.names[int(np.argmin(self.allowed.any(1)))]
+            raise NasplugError(f"the mask leaves decision {empty!r} without a choice")
+        # Each decision's allowed choices first: column j of row i is the outer choice of inner j.
+        self._outer = np.argsort(~self.allowed, axis=1, kind="stable").astype(space.dtype)
+        self._inner = np.argsort(self._outer, axis=1).astype(space.dtype)
+        self._product = _Product(self)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return {"allowed": self.allowed}
+
+    def outer(self, inner: Archs) -> Archs:
+        """Coordinates within the mask -> archs of the space."""
+        return self._outer[np.arange(self.space.d), inner]
+
+    @property
+    def size(self) -> int:
+        return self._product.size
+
+    def contains(self, archs: Archs) -> npt.NDArray[np.bool_]:
+        archs = np.asarray(archs)
+        inside = self.space.contains(archs)
+        inside[inside] = self.allowed[np.arange(self.space.d), archs[inside]].all(1)
+        return inside
+
+    def sample(self, n: int, seed: Seed = None) -> Archs:
+        return self.outer(self._product.sample(n, seed))
+
+    def mutate(self, archs: Archs, seed: Seed = None, distance: int = 1) -> Archs:
+        inner = self._inner[np.arange(self.space.d), np.asarray(archs)]
+        return self.outer(self._product.mutate(inner, seed, distance))
+
+    def describe(self) -> str:
+        return f"mask of {self.space.name}: {self.size:,} points, {self.allowed.sum()} choices"
+
+
+class _Product(Space):
+    """A mask in its own coordinates, where it is a plain product."""
+
+    def __init__(self, mask: Mask) -> None:
+        self._mask = mask
+        counts = mask.allowed.sum(1)
+        super().__init__(dict(zip(mask.space.names, map(range, counts), strict=True)), "mask")
+
+    def is_valid(self, archs: Archs) -> npt.NDArray[np.bool_]:
+        return self._mask.space.is_valid(self._mask.outer(archs))
+
+
+class Ball(Subspace):
+    """The archs at most `radius` decisions away from `center` (DSM-NAS, eq. 3)."""
+
+    def __init__(self, space: Space, center: npt.ArrayLike, radius: int) -> None:
+        self.space = space
+        self.center = space.arch(center)
+        if radius < 0:
+            raise NasplugError(f"a ball's radius cannot be negative, got {radius}")
+        self.radius = min(int(radius), len(space.shells) - 1)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return {"center": self.center, "radius": np.array(self.radius)}
+
+    @property
+    def size(self) -> int:
+        return round(self.space.shells[: self.radius + 1].sum())
+
+    def contains(self, archs: Archs) -> npt.NDArray[np.bool_]:
+        near = self.space.distance(archs, self.center) <= self.radius
+        return near & self.space.contains(archs)
+
+    def sample(self, n: int, seed: Seed = None) -> Archs:
+        rng = np.random.default_rng(seed)
+        shells = self.space.shells[: self.radius + 1]
+
+        def draw(rows: Archs) -> Archs:
+            distances = rng.choice(len(shells), len(rows), p=shells / shells.sum())
+            return self.space.edit(np.repeat(self.center[None], len(rows), 0), distances, rng)
+
+        return redraw(n, draw, lambda archs, rows: self.space.is_valid(archs))
+
+    def describe(self) -> str:
+        center = self.space.to_str(self.center)
+        return f"ball of {self.space.name}: {self.size:,} points within {self.radius} of {center}"
+
+
+class ArchSet(Subspace):
+    """Explicit archs; `.archs` is their (size, d) array without duplicates."""
+
+    def __init__(self, space: Space, archs: npt.ArrayLike) -> None:
+        self.space = space
+        self.archs = space.unique(space.check(archs))
+        if not len(self.archs):
+            raise NasplugError("a set subspace needs at least one arch")
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return {"archs": self.archs}
+
+    @cached_property
+    def _keys(self) -> frozenset[Any]:
+        return frozenset(self.space.keys(self.archs))
+
+    @property
+    def size(self) -> int:
+        return len(self.archs)
+
+    def contains(self, archs: Archs) -> npt.NDArray[np.bool_]:
+        archs = np.asarray(archs)
+        inside = self.space.contains(archs)
+        keys = self.space.keys(archs[inside])
+        inside[inside] = np.fromiter((k in self._keys for k in keys), bool, len(keys))
+        return inside
+
+    def sample(self, n: int, seed: Seed = None) -> Archs:
+        return self.archs[np.random.default_rng(seed).integers(self.size, size=n)]
+
+    def mutate(self, archs: Archs, seed: Seed = None, distance: int = 1) -> Archs:
+        """A random member near each arch: at `distance` half of the time, one further a quarter
+        of the time, and so on, so that a walk gets from one pocket of the set to the next."""
+        if self.size == 1:
+            raise NasplugError("a set of one arch has nothing to mutate to")
+        rng = np.random.default_rng(seed)
+        archs = np.asarray(archs, dtype=self.space.dtype)
+        farthest = len(self.space.shells) - 1
+        edits = (distance - 1 + rng.geometric(0.5, len(archs))).clip(max=farthest)
+        result, rows = archs.copy(), np.arange(len(archs))
+        for _ in range(TRIES):  # most sets are dense enough that a random edit is a member
+            drawn = self.space.edit(archs[rows], edits[rows], rng)
+            inside = self.contains(drawn)
+            result[rows[inside]] = drawn[inside]
+            rows = rows[~inside]
+        for row in rows:
+            away = self.space.distance(self.archs, archs[row])
+            classes = np.unique(np.abs(away[away > 0] - distance))
+            step = classes[min(rng.geometric(0.5), len(classes)) - 1]
+            members = np.flatnonzero((away > 0) & (np.abs(away - distance) == step))
+            result[row] = self.archs[rng.choice(members)]
+        return result
+
+    def neighbors(self, arch: npt.ArrayLike, distance: int = 1) -> Archs:
+        return self.archs[self.space.distance(self.archs, self.space.arch(arch)) == distance]
+
+    def describe(self) -> str:
+        return f"set of {self.size:,} archs of {self.space.name}"
+
+
+def load(space: Space, path: Path) -> Subspace:
+    """Read a subspace that `Subspace.save` wrote; NasplugError if it is of another space."""
+    kinds: dict[str, Callable[..., Subspace]] = {
+        kind.__name__: kind
+        for kind in Subspace.__subclasses__()  # a space may bring its own
+    }
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            kind, name = kinds[str(file["kind"])], str(file["space"])
+            arrays = {key: file[key] for key in file.files if key not in ("kind", "space")}
+    except (OSError, ValueError, KeyError) as error:
+        raise NasplugError(f"{path} holds no subspace: {error}") from None
+    if name != space.name:
+        raise NasplugError(f"{path} is a subspace of {name}, not of {space.name}")
+    return kind(space, **arrays)
