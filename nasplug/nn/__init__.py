@@ -1,0 +1,1 @@
+"""Networks, training and data for torch; everything here builds on the spaces."""

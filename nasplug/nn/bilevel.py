@@ -1,0 +1,189 @@
+"""Bi-level optimisation: weights by the training loss, architecture by the validation loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nasplug.nn.mixed import Bools
+from nasplug.nn.supernet import Supernet
+
+Batch = tuple[Tensor, Tensor]
+
+LR_MIN = 0.001  # where the cosine schedule of the weights ends
+MOMENTUM = 0.9
+WEIGHT_DECAY = 3e-4
+CLIP = 5.0  # largest norm of the weights' gradient
+BETAS = (0.5, 0.999)  # Adam's, for the architecture
+ARCH_WEIGHT_DECAY = 1e-3
+
+
+@dataclass
+class Mixture:
+    """What a relaxed step mixes: weights (D, O), the mask (D, O), gates (D,) of the edges."""
+
+    weights: Tensor
+    mask: Bools
+    gates: Tensor | None = None
+
+
+class BiLevel:
+    r"""Steps of :math:`\min_\alpha L_{val}(w^*(\alpha), \alpha)`, w* the minimum of L_train.
+
+    net: its parameters are w. parameters: α and whatever else the mixture is made of.
+    mixture: makes the mixture from them, with gradient. order: 1 takes w for w*, 2 takes w
+    after one more step of training (Liu et al., DARTS, ICLR 2019, eq. 7 and 8).
+
+    After an architecture step, `mixed` are the mixing weights (D, O) that it was taken at,
+    `gradient` is ∂L_val/∂mixed, summed over the cells that share them, and
+    ``parameters[i].grad`` is what the optimiser took.
+    """
+
+    def __init__(
+        self,
+        net: Supernet,
+        parameters: Sequence[Tensor],
+        mixture: Callable[[], Mixture],
+        *,
+        lr: float = 0.025,
+        arch_lr: float = 3e-4,
+        order: int = 1,
+    ) -> None:
+        self.net, self.parameters, self.mixture = net, list(parameters), mixture
+        self.lr, self.order = lr, order
+        self.w = [p for p in net.parameters() if p.requires_grad]
+        self.weights = torch.optim.SGD(
+            self.w, lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, foreach=True
+        )
+        self.architecture = torch.optim.Adam(
+            self.parameters, arch_lr, betas=BETAS, weight_decay=ARCH_WEIGHT_DECAY
+        )
+        self.mixed = self.gradient = torch.zeros(0)
+
+    def schedule(self, progress: float) -> None:
+        """Set the weights' learning rate, progress from 0 to 1: a cosine from lr to LR_MIN."""
+        low = min(LR_MIN, self.lr)
+        rate = low + (self.lr - low) * (1 + math.cos(math.pi * progress)) / 2
+        self.weights.param_groups[0]["lr"] = rate
+
+    def loss(self, batch: Batch, mixture: Mixture) -> Tensor:
+        x, y = batch
+        self.net.mix(mixture.weights, mixture.mask, mixture.gates)
+        half = x.device.type == "cuda" and x.dtype == torch.float32
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+            return functional.cross_entropy(self.net(x), y)
+
+    # ---- w
+
+    def weight_step(self, batch: Batch) -> Tensor:
+        """One step of SGD on w; returns the loss. What is not in the mask stays as it is."""
+        with torch.no_grad():
+            mixture = self.mixture()
+        loss = self.loss(batch, mixture)
+        self.weights.zero_grad()
+        torch.autograd.backward(loss)
+        average([p.grad for p in self.w if p.grad is not None])
+        nn.utils.clip_grad_norm_(self.w, CLIP, foreach=True)
+        self.weights.step()
+        return loss.detach()
+
+    # ---- α
+
+    def architecture_step(self, batch: Batch, train: Batch) -> Tensor:
+        """One step of Adam on the architecture; returns the validation loss.
+
+        train: the batch of the weights' next step, which the second order unrolls.
+        """
+        mixture = self.mixture()
+        inputs = [mixture.weights] + ([] if mixture.gates is None else [mixture.gates])
+        leaves = [t.detach().requires_grad_() for t in inputs]
+        detached = Mixture(leaves[0], mixture.mask, leaves[1] if leaves[1:] else None)
+        if self.order == 1:
+            loss, gradients = self._gradients(batch, detached, leaves)
+        else:
+            loss, gradients = self._unrolled(batch, train, detached, leaves)
+        average(gradients)
+        self.mixed, self.gradient = leaves[0].detach(), gradients[0]
+        self.architecture.zero_grad()
+        torch.autograd.backward(inputs, gradients)
+        self.architecture.step()
+        return loss
+
+    def _gradients(
+        self, batch: Batch, mixture: Mixture, inputs: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The loss and its gradient; zeros for what took no part."""
+        loss = self.loss(batch, mixture)
+        gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
+        return loss.detach(), [
+            torch.zeros_like(i) if g is None else g for i, g in zip(inputs, gradients, strict=True)
+        ]
+
+    def _unrolled(
+        self, batch: Batch, train: Batch, mixture: Mixture, leaves: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """∇α L_val(w', α) - ξ ∇²α,w L_train(w, α) ∇w' L_val(w', α), w' = w - ξ ∇w L_train."""
+        xi = self.weights.param_groups[0]["lr"]
+        saved = [p.detach().clone() for p in self.w]
+        _, down = self._gradients(train, mixture, self.w)
+        for p, g in zip(self.w, down, strict=True):
+            momentum = (
+                self.weights.state[p].get("momentum_buffer") if p in self.weights.state else None
+            )
+            step = g + WEIGHT_DECAY * p.detach()
+            p.data.sub_(step if momentum is None else step + MOMENTUM * momentum, alpha=xi)
+        loss, gradients = self._gradients(batch, mixture, [*leaves, *self.w])  # eq. 7
+        first, vector = gradients[: len(leaves)], gradients[len(leaves) :]
+
+        norm = torch.stack(torch._foreach_norm(vector)).norm()
+        epsilon = 0.01 / float(norm.clamp(min=1e-12))  # eq. 8
+        ends = []
+        for sign in (1, -1):
+            for p, w, v in zip(self.w, saved, vector, strict=True):
+                p.data.copy_(w).add_(v, alpha=sign * epsilon)
+            ends.append(self._gradients(train, mixture, leaves)[1])
+        for p, w in zip(self.w, saved, strict=True):
+            p.data.copy_(w)
+        plus, minus = ends
+        return loss, [
+            g - xi * (a - b) / (2 * epsilon) for g, a, b in zip(first, plus, minus, strict=True)
+        ]
+
+    # ---- checkpoints
+
+    def state(self) -> dict[str, Any]:
+        """Weights, parameters and optimisers, as tensors in nested dicts."""
+        return {
+            "net": self.net.state_dict(),
+            "parameters": list(self.parameters),
+            "weights": self.weights.state_dict(),
+            "architecture": self.architecture.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.net.load_state_dict(state["net"])
+        with torch.no_grad():
+            for p, value in zip(self.parameters, state["parameters"], strict=True):
+                p.copy_(value)
+        self.weights.load_state_dict(state["weights"])
+        self.architecture.load_state_dict(state["architecture"])
+
+
+def average(gradients: Sequence[Tensor]) -> None:
+    """In place, over all processes, where a launcher (torchrun, Fabric) has started several."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        flat = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        start = 0
+        for g in gradients:
+            g.copy_(flat[start : start + g.numel()].view_as(g))
+            start += g.numel()

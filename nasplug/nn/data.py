@@ -1,0 +1,291 @@
+"""Image data sets, ready to train on."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nasplug.errors import NasplugError
+
+IN_MEMORY = 2**31  # bytes of a user's data set that are kept as one tensor
+SAMPLE = 5000  # images from which the mean and the spread of a user's data set are taken
+
+
+class Lazy:
+    """The images of a torch ``Dataset``, read when they are indexed, by threads.
+
+    Looks like an (n, c, h, w) tensor: ``lazy[indices]`` is a (b, c, h, w) tensor.
+    """
+
+    def __init__(self, dataset: Any, indices: Tensor) -> None:
+        self.dataset, self.indices = dataset, indices
+        self.shape = (len(indices), *self.read(0).shape)
+        self.pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
+
+    def read(self, row: int) -> Tensor:
+        image = self.dataset[int(self.indices[row])][0]
+        return image if isinstance(image, Tensor) else torch.from_numpy(np.asarray(image))
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return torch.stack(list(self.pool.map(self.read, rows.tolist())))
+
+    def to(self, device: torch.device | str) -> Lazy:
+        return self
+
+
+Part = tuple[Tensor | Lazy, Tensor]  # (n, c, h, w) images of any type, (n,) int64 labels
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images in three parts: to train on, to reward by, to report."""
+
+    train: Part
+    val: Part
+    test: Part
+    num_classes: int
+    mean: Tensor  # (c, 1, 1), of the stored values
+    std: Tensor
+    padding: int = 0  # > 0: training crops at random from images padded so, and mirrors them
+
+    @property
+    def in_channels(self) -> int:
+        return self.train[0].shape[1]
+
+    @property
+    def resolution(self) -> int:
+        return self.train[0].shape[2]
+
+    def to(self, device: torch.device | str) -> Images:
+        """The same on a device, where batches are then made without waiting for the host."""
+        train, val, test = (
+            (images.to(device), labels.to(device))
+            for images, labels in (self.train, self.val, self.test)
+        )
+        mean, std = self.mean.to(device), self.std.to(device)
+        return replace(self, train=train, val=val, test=test, mean=mean, std=std)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(b, c, h, w) as stored -> float32, mean 0 and standard deviation 1 per channel."""
+        return (images.float() - self.mean) / self.std
+
+    def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """(b, c, h, w) normalised -> the same shape, cropped and mirrored at random."""
+        if not self.padding:
+            return images
+        b, _, h, w = images.shape
+        padded = functional.pad(images, [self.padding] * 4)
+        top, left = torch.randint(2 * self.padding + 1, (2, b, 1), generator=generator)
+        mirror = torch.randint(2, (b, 1), generator=generator).bool()
+        rows = (top + torch.arange(h)).to(images.device)
+        columns = left + torch.where(mirror, torch.arange(w).flip(0), torch.arange(w))
+        columns = columns.to(images.device)
+        which = torch.arange(b, device=images.device)
+        # Index arrays of (b, h, w) around a slice put the channels last.
+        crops = padded[which[:, None, None], :, rows[:, :, None], columns[:, None]]
+        return crops.permute(0, 3, 1, 2).contiguous()
+
+
+class Stream:
+    """Endless shuffled batches of a part of the data, augmented.
+
+    Batch n is a function of the seed and n alone, so its number is all that a checkpoint needs.
+    `share` is (rank, of how many): the share of each batch that this process takes.
+    """
+
+    def __init__(
+        self, data: Images, part: Part, batch: int, seed: int, share: tuple[int, int] = (0, 1)
+    ) -> None:
+        self.data, self.part, self.seed, self.share = data, part, seed, share
+        n = len(part[1])
+        self.steps = max(1, n // batch)  # per epoch; what does not fill a batch waits
+        self.batch = min(batch, n)
+        self._epoch, self._order = -1, torch.zeros(0)
+        self._ahead: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
+        self._reader = ThreadPoolExecutor(1) if isinstance(part[0], Lazy) else None
+
+    def __getitem__(self, n: int) -> tuple[Tensor, Tensor]:
+        """(b, c, h, w) float32 images and (b,) labels; what is read from disk, one ahead."""
+        if self._reader is None:
+            return self._read(n)
+        batch = self._ahead[1].result() if self._ahead and self._ahead[0] == n else self._read(n)
+        self._ahead = n + 1, self._reader.submit(self._read, n + 1)
+        return batch
+
+    def _read(self, n: int) -> tuple[Tensor, Tensor]:
+        epoch, i = divmod(n, self.steps)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch, 0))
+            self._order = torch.randperm(len(self.part[1]), generator=generator)
+            self._epoch = epoch
+        rows = self._order[i * self.batch : (i + 1) * self.batch]
+        rows = rows.tensor_split(self.share[1])[self.share[0]]
+        images, labels = self.part
+        rows = rows.to(labels.device)
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, n, 1))
+        x = self.data.normalise(images[rows].to(labels.device))
+        return self.data.augment(x, generator), labels[rows]
+
+
+def mixed_seed(*numbers: int) -> int:
+    """One seed out of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def load(name: str, seed: int = 0) -> Images:
+    """A data set by name: digits, cifar10, cifar100, or a folder of images by class.
+
+    All but digits are looked for under NASPLUG_DATA: CIFAR-10 in parquet or as torchvision keeps
+    it, CIFAR-100 as torchvision keeps it, others as NAME/train/CLASS/*.jpg (and NAME/val/...).
+    """
+    if name == "digits":
+        return digits(seed)
+    folder = Path(os.environ.get("NASPLUG_DATA", "."))
+    if name == "cifar10" and (folder / "cifar10" / "train.parquet").exists():
+        return cifar10(folder)
+    if name not in ("cifar10", "cifar100") and not (folder / name / "train").is_dir():
+        raise NasplugError(
+            f"no images for {name!r}: set NASPLUG_DATA to a folder with {name}/train/CLASS/*.jpg "
+            "in it, or give a torch Dataset as data="
+        )
+    try:
+        from torchvision import datasets, transforms  # type: ignore[import-not-found]
+    except ImportError:
+        raise NasplugError(f"reading {name} needs torchvision: pip install torchvision") from None
+    if name in ("cifar10", "cifar100"):
+        kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+        pixels = transforms.PILToTensor()
+        try:
+            train, test = (kind(folder, train=t, transform=pixels) for t in (True, False))
+        except RuntimeError:
+            raise NasplugError(
+                f"{name} is not in {folder.absolute()}: "
+                f'python -c "from torchvision.datasets import {kind.__name__} as C; '
+                f"C('{folder}', download=True)\""
+            ) from None
+        return of(train, test=test, padding=4, seed=seed)
+    steps = [transforms.Resize(256), transforms.CenterCrop(224), transforms.PILToTensor()]
+    make: Callable[[str], Any] = lambda part: datasets.ImageFolder(  # noqa: E731
+        str(folder / name / part), transforms.Compose(steps)
+    )
+    test = make("val") if (folder / name / "val").is_dir() else None
+    return of(make("train"), test=test, padding=28, seed=seed)
+
+
+def of(train: Any, *, val: Any = None, test: Any = None, padding: int = 0, seed: int = 0) -> Images:
+    """Any torch ``Dataset`` of (image, label) -> Images; an image is a (c, h, w) tensor or array.
+
+    Without `val`, a random half of `train` is it; without `test`, `val` is. Transforms should not
+    be random: `padding` asks for the usual crops and mirroring.
+    """
+    labels = _labels(train)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    if val is None:
+        half = len(order) // 2
+        first, second = _part(train, labels, order[:half]), _part(train, labels, order[half:])
+    else:
+        first, second = _part(train, labels, order), _part(val, _labels(val))
+    third = second if test is None else _part(test, _labels(test))
+    images = first[0]
+    if len(images.shape) != 4:
+        raise NasplugError(
+            f"a Dataset must give (channels, height, width) images, got {tuple(images.shape[1:])}"
+        )
+    sample = images[torch.arange(min(SAMPLE, len(first[1])))].float()
+    std, mean = torch.std_mean(sample, (0, 2, 3), keepdim=True)
+    classes = 1 + int(max(labels.max() for _, labels in (first, second, third)))
+    return Images(first, second, third, classes, mean[0], std[0].clamp(min=1e-6), padding)
+
+
+def _labels(dataset: Any) -> Tensor:
+    """Without reading the images, where the data set says."""
+    known = getattr(dataset, "targets", None)
+    labels = known if known is not None else [dataset[i][1] for i in range(len(dataset))]
+    labels = torch.as_tensor(labels, dtype=torch.int64)
+    if not len(labels) or int(labels.min()) < 0:
+        raise NasplugError("a Dataset needs images, with class labels 0, 1, 2, ...")
+    return labels
+
+
+def _part(dataset: Any, labels: Tensor, rows: Tensor | None = None) -> Part:
+    rows = torch.arange(len(labels)) if rows is None else rows
+    lazy = Lazy(dataset, rows)
+    size = len(rows) * lazy.read(0).nbytes
+    return (lazy[torch.arange(len(rows))] if size < IN_MEMORY else lazy), labels[rows]
+
+
+def digits(seed: int = 0) -> Images:
+    """scikit-learn's 1,797 handwritten digits, 8x8 grey: 797 to train on, 500 and 500 to score.
+
+    The split is stratified and fixed by the seed.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    rest, test = train_test_split(
+        np.arange(len(labels)), test_size=500, random_state=seed, stratify=labels
+    )
+    train, val = train_test_split(rest, test_size=500, random_state=seed, stratify=labels[rest])
+    x = torch.from_numpy(images).float().reshape(-1, 1, 8, 8)
+    y = torch.from_numpy(labels).long()
+    x = (x - x[train].mean()) / x[train].std()
+    return Images(
+        train=(x[train], y[train]),
+        val=(x[val], y[val]),
+        test=(x[test], y[test]),
+        num_classes=10,
+        mean=torch.zeros(1, 1, 1),
+        std=torch.ones(1, 1, 1),
+    )
+
+
+def cifar10(folder: str | Path) -> Images:
+    """CIFAR-10 from `folder`/cifar10/{train,test}.parquet, 25,000 images each to train and val.
+
+    The files hold 32x32 JPEG bytes (`image`) and 0 to 9 (`label`) in a fixed shuffled order,
+    so the split is the first and the second half.
+    """
+    (images, labels), test = (
+        _read(Path(folder) / "cifar10" / f"{part}.parquet") for part in ("train", "test")
+    )
+    half = len(labels) // 2
+    return Images(
+        train=(images[:half], labels[:half]),
+        val=(images[half:], labels[half:]),
+        test=test,
+        num_classes=10,
+        mean=torch.tensor([125.3, 123.0, 113.9]).reshape(3, 1, 1),
+        std=torch.tensor([63.0, 62.1, 66.7]).reshape(3, 1, 1),
+        padding=4,
+    )
+
+
+def _read(path: Path) -> tuple[Tensor, Tensor]:
+    """A parquet file of JPEG bytes -> (n, 3, 32, 32) uint8 images and (n,) labels."""
+    if not path.exists():
+        raise NasplugError(f"{path} is missing: set NASPLUG_DATA to the folder with cifar10/ in it")
+    try:
+        from PIL import Image
+        from pyarrow import parquet
+    except ImportError as error:
+        raise NasplugError(f"CIFAR-10 needs {error.name}: pip install pillow pyarrow") from None
+
+    def decode(jpeg: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+
+    table = parquet.read_table(path, columns=["image", "label"])
+    with ThreadPoolExecutor() as pool:  # decoding JPEG releases the interpreter lock
+        images = np.stack(list(pool.map(decode, table["image"].to_pylist(), chunksize=256)))
+    labels = torch.tensor(table["label"].to_pylist())
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels

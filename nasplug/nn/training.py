@@ -1,0 +1,126 @@
+"""Real training: a network from scratch to its validation and test accuracy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from nasplug.nn.data import Images, Part
+
+Module = TypeVar("Module", bound=nn.Module)
+Report = Callable[[int, float], bool | None]  # (epoch, accuracy) -> whether to stop
+
+
+def initialise(build: Callable[[], Module], seed: int) -> Module:
+    """``build()`` with weights fixed by the seed, the global random state untouched."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        return build()
+
+
+def train(
+    model: nn.Module,
+    data: Images,
+    epochs: int,
+    seed: int,
+    *,
+    batch_size: int = 64,
+    lr: float = 0.1,
+    weight_decay: float = 5e-4,
+    threads: int = 1,
+    report: Report | None = None,
+) -> dict[str, Any]:
+    """Train `model` in place by SGD with Nesterov momentum and a cosine schedule to 0.
+
+    Returns ``value`` and ``report`` (validation and test accuracy, %), ``params``,
+    ``epochs`` trained, ``pruned`` and ``seconds``. ``report(epoch, accuracy)`` is called
+    after every epoch and prunes by returning True. The same seed, model weights and `threads`
+    give the same result to the last bit: a sum depends on how many threads share it, so their
+    number is set here, and one is fastest for small networks. Raises FloatingPointError
+    when the loss is no longer finite.
+    """
+    start = time.perf_counter()
+    device = next(model.parameters()).device
+    images, labels = data.train
+    steps = -(-len(labels) // batch_size)
+    optimiser = torch.optim.SGD(
+        model.parameters(), lr, momentum=0.9, weight_decay=weight_decay, nesterov=True, foreach=True
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * steps)
+    generator = torch.Generator().manual_seed(seed)
+    epoch, pruned = 0, False
+    with fixed_threads(threads), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        while epoch < epochs and not pruned:
+            model.train()
+            for batch in torch.randperm(len(labels), generator=generator).tensor_split(steps):
+                inputs = data.augment(data.normalise(images[batch]), generator)
+                loss = functional.cross_entropy(model(inputs.to(device)), labels[batch].to(device))
+                if not loss.isfinite():
+                    raise FloatingPointError(f"the loss is {loss.item()} in epoch {epoch}")
+                optimiser.zero_grad()
+                torch.autograd.backward(loss)
+                optimiser.step()
+                schedule.step()
+            epoch += 1
+            if report:
+                pruned = bool(report(epoch, accuracy(model, data, data.val)))
+        value, test = (accuracy(model, data, part) for part in (data.val, data.test))
+    return {
+        "value": value,
+        "report": test,
+        "params": sum(p.numel() for p in model.parameters()),
+        "epochs": epoch,
+        "pruned": pruned,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+@contextmanager
+def fixed_threads(n: int) -> Iterator[None]:
+    """Torch's own number of threads set to n, on which the last bit of a sum depends."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, data: Images, part: Part, limit: int | None = None) -> float:
+    """The share of `part` (at most its first `limit`) that the model classifies right, in %."""
+    device = next(model.parameters()).device
+    model.eval()
+    images, labels = part[0], part[1][:limit]
+    right = torch.zeros((), dtype=torch.int64, device=labels.device)
+    for rows in torch.split(torch.arange(len(labels), device=labels.device), 500):
+        logits = model(data.normalise(images[rows].to(data.mean.device)).to(device))
+        right += (logits.argmax(1).to(labels.device) == labels[rows]).sum()
+    return 100 * right.item() / len(labels)
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, data: Images, batches: int = 20, batch: int = 250) -> nn.Module:
+    """Give every batch norm the mean statistics of some training batches; returns the model.
+
+    For networks whose weights were inherited from a supernet.
+    """
+    device = next(model.parameters()).device
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.track_running_stats, norm.momentum = True, None
+            norm.running_mean = torch.zeros(norm.num_features, device=device)
+            norm.running_var = torch.ones(norm.num_features, device=device)
+            norm.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=device)
+    model.train()
+    images, labels = data.train
+    for rows in torch.split(torch.arange(len(labels), device=labels.device), batch)[:batches]:
+        model(data.normalise(images[rows].to(data.mean.device)).to(device))
+    return model.eval()
