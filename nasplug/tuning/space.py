@@ -1,0 +1,111 @@
+"""What a method declares -> what Optuna searches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nasplug.errors import NasplugError, unknown
+from nasplug.hyperparameters import Bool, Choice, Float, Hyperparameter, Int
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class HyperparameterSpace:
+    """The tuned hyperparameters of a method, in an order in which conditions can be decided.
+
+    params: their names; by default all that are tunable, bounded and not `fixed`.
+    """
+
+    def __init__(
+        self,
+        declared: Mapping[str, Hyperparameter[Any]],
+        params: Sequence[str] | None,
+        fixed: Mapping[str, Any],
+    ) -> None:
+        self.declared = declared
+        for name in (*fixed, *(params or ())):
+            if name not in declared:
+                raise unknown("hyperparameter", name, declared, "see: nasplug show METHOD")
+        self.fixed = {name: declared[name].parse(value) for name, value in fixed.items()}
+        hindrances = {name: self._hindrance(name) for name in declared}
+        if params is None:
+            params = [name for name in declared if not hindrances[name]]
+            params = [name for name in params if self._reachable(name, params)]
+        for name in params:
+            if hindrances[name]:
+                raise NasplugError(f"{name} cannot be tuned: {hindrances[name]}")
+            if not self._reachable(name, params):
+                raise NasplugError(
+                    f"{name} only matters if {declared[name].when}: tune or set that, too"
+                )
+        if not params:
+            raise NasplugError("there is nothing to tune: the method has no tunable hyperparameter")
+        self.names = tuple(dict.fromkeys(self._parents_first(params)))
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The tuned hyperparameters as the method ships them; inactive ones are left out."""
+        values: dict[str, Any] = {}
+        for name in self.names:
+            if self._active(name, values):
+                values[name] = self.declared[name].default
+        return values
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """{name: value}, without those that the others make irrelevant."""
+        values: dict[str, Any] = {}
+        for name in self.names:
+            if self._active(name, values):
+                values[name] = _suggest(trial, self.declared[name])
+        return values
+
+    def _active(self, name: str, values: Mapping[str, Any]) -> bool:
+        parent, value = self._condition(name)
+        if not parent:
+            return True
+        known = {**self.fixed, **values}
+        current = known.get(parent, self.declared[parent].default)
+        return current == value and self._active(parent, values)
+
+    def _reachable(self, name: str, params: Sequence[str]) -> bool:
+        parent, _ = self._condition(name)
+        if parent in params:
+            return self._reachable(parent, params)
+        return self._active(name, {})
+
+    def _condition(self, name: str) -> tuple[str, Any]:
+        parent, _, value = self.declared[name].when.partition("=")
+        return parent, self.declared[parent].parse(value) if parent else None
+
+    def _parents_first(self, params: Sequence[str]) -> Iterator[str]:
+        for name in params:
+            parent, _ = self._condition(name)
+            if parent in params:
+                yield from self._parents_first([parent])
+            yield name
+
+    def _hindrance(self, name: str) -> str:
+        """Why it cannot be tuned, or ''."""
+        one = self.declared[name]
+        if name in self.fixed:
+            return "it is set"
+        if not one.tunable or not isinstance(one, Int | Float | Bool | Choice):
+            return "the method declares it so"
+        if isinstance(one, Int | Float) and not math.isfinite(one.high - one.low):
+            return "it has no bounds"
+        return ""
+
+
+def _suggest(trial: optuna.Trial, one: Hyperparameter[Any]) -> Any:
+    match one:
+        case Int():
+            return trial.suggest_int(one.name, int(one.low), int(one.high), log=one.log)
+        case Float():
+            return trial.suggest_float(one.name, one.low, one.high, log=one.log)
+        case Choice():
+            return trial.suggest_categorical(one.name, list(one.choices))
+        case _:
+            return trial.suggest_categorical(one.name, [False, True])
