@@ -1,0 +1,43 @@
+"""Local search: hill climbing with restarts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nasplug import Choice, Method, Search, Trials, hookimpl
+from nasplug.space import Archs
+from nasplug.subspace import Region
+
+
+class LocalSearch(Method):
+    """Local search: climb from neighbor to neighbor; from a local optimum, restart at random."""
+
+    paper = "White et al., Exploring the loss landscape in neural architecture search, UAI 2021"
+
+    step = Choice(
+        "best",
+        choices=("best", "first"),
+        doc="move to the best of all neighbors (the paper's algorithm), or to the first better one",
+    )
+
+    def setup(self, search: Search) -> None:
+        self.queue = np.empty((0, search.space.d), search.space.dtype)  # those still to try
+        self.better: Archs | None = None  # the best neighbor so far that is better
+        self.height = -np.inf  # its score
+
+    @hookimpl
+    def propose(self, search: Search, subspace: Region) -> Archs:
+        if not len(self.queue) and self.better is None:
+            self.height = -np.inf
+            return subspace.sample(1, search.rng)
+        return self.queue[:1]
+
+    @hookimpl
+    def update(self, search: Search, trials: Trials) -> None:
+        self.queue = self.queue[1:]
+        for arch, score in zip(trials.archs, trials.scores.tolist(), strict=True):
+            if score > self.height:
+                self.better, self.height = arch, score
+        if self.better is not None and (self.step == "first" or not len(self.queue)):
+            self.queue = search.rng.permutation(search.region.neighbors(self.better))
+            self.better = None

@@ -1,0 +1,19 @@
+"""Random search."""
+
+from __future__ import annotations
+
+from nasplug import Int, Method, Search, hookimpl
+from nasplug.space import Archs
+from nasplug.subspace import Region
+
+
+class Random(Method):
+    """Random search: uniform samples of the region."""
+
+    paper = "Bergstra and Bengio, Random search for hyper-parameter optimization, JMLR 2012"
+
+    batch = Int(1, low=1, high=100_000, tunable=False, doc="archs proposed in one go")
+
+    @hookimpl
+    def propose(self, search: Search, subspace: Region) -> Archs:
+        return subspace.sample(min(self.batch, search.remaining), search.rng)

@@ -1,0 +1,110 @@
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import nasplug
+from nasplug import Mask, NasplugError
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+
+from nasplug.nn.bilevel import BiLevel  # noqa: E402
+from nasplug_darts import GDAS, Darts, PCDarts  # noqa: E402
+
+TINY = {"C": 4, "layers": 1, "batch": 256}
+METHODS = {
+    "first": (Darts, {}),
+    "second": (Darts, {"order": 2}),
+    "pc": (PCDarts, {"warmup": 1}),
+    "gdas": (GDAS, {}),
+}
+
+
+def run(cls, budget=2, seed=0, on="nb201/digits", within=None, **options):
+    method = cls(**(TINY | options))
+    selection = nasplug.search(
+        method, on=on, budget=budget, seed=seed, tracking=False, within=within
+    )
+    return selection, method
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_seed_selects_the_same_arch(name):
+    cls, options = METHODS[name]
+    runs = [run(cls, **options) for _ in range(2)]
+    (first, one), (again, two) = runs
+    assert str(first.best) == str(again.best)
+    assert torch.equal(one.alpha, two.alpha)
+    assert not torch.equal(one.alpha, one.parameter(*one.alpha.shape))
+    assert first.best.build(C=4, N=1, in_channels=1)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_a_mask_is_searched_within():
+    space = nasplug.space("nb201")
+    region = Mask(space, {"1<-0": ["nor_conv_1x1"], "3<-0": ["none", "skip_connect"]})
+    for cls in (Darts, GDAS):
+        selection, method = run(cls, within=region)
+        assert region.contains(selection.search.trials.archs).all()
+        for op in method.net.network.modules():
+            if getattr(op, "decision", None) == 0:
+                assert all(p.grad is None for p in op.ops[3].parameters())
+
+
+def test_warmup_leaves_the_architecture_alone():
+    _, method = run(PCDarts, warmup=2)
+    start = PCDarts(**TINY)
+    start.seed, start.made, start.device = method.seed, 0, "cpu"
+    assert torch.equal(method.alpha, start.parameter(6, 5))
+
+
+def test_darts_cells_are_searched_too():
+    selection, _ = run(Darts, budget=1, on="darts/digits", C=2, layers=3, batch=512)
+    assert selection.best.arch.shape == (32,)
+    assert 0 <= selection.best.value <= 100
+
+
+def test_a_collapse_is_logged_and_tracked(caplog):
+    space = nasplug.space("nb201")
+    idle = Mask(space, {name: ["none", "skip_connect"] for name in space.names})
+    with caplog.at_level(logging.WARNING, "nasplug"):
+        selection, _ = run(Darts, within=idle)
+    assert "epoch 1: collapse, 100% of edges are none or skip_connect" in caplog.text
+    np.testing.assert_array_equal(selection.search.trials.metrics["idle_share"], 1)
+
+
+def test_out_of_memory_says_which_batch_fits(monkeypatch):
+    loss = BiLevel.loss
+
+    def limited(level, batch, mixture):
+        if len(batch[1]) > 70:
+            raise torch.OutOfMemoryError
+        return loss(level, batch, mixture)
+
+    monkeypatch.setattr(BiLevel, "loss", limited)
+    with pytest.raises(NasplugError, match=r"out of memory at batch=256, .* batch=64 would fit"):
+        run(Darts)
+
+
+PROCESS = """
+import pathlib, torch, nasplug
+torch.distributed.init_process_group("gloo")
+found = nasplug.search(
+    "darts", on="nb201/digits", budget=2, tracking=False, C=2, layers=1, batch=256
+)
+alpha = found.search.method.alpha.detach()
+rank = torch.distributed.get_rank()
+pathlib.Path(f"rank{rank}.txt").write_text(f"{found.best} {alpha.double().sum().item()}")
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_all_processes_of_torchrun_end_with_the_same_arch(tmp_path):
+    (tmp_path / "search.py").write_text(PROCESS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "search.py"]
+    subprocess.run(launch, cwd=tmp_path, capture_output=True, check=True)
+    first, second = ((tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1))
+    assert first == second

@@ -1,0 +1,180 @@
+"""DDSAS: Algorithm 1 of "DDSAS: Dynamic and Differentiable Space-Architecture Search" (Yang et al.,
+ACML 2021). Line and equation numbers are the paper's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nasplug import Choice, Int, NasplugError, Search, Subspace, hookimpl
+from nasplug.nn.oneshot import Oneshot
+from nasplug.subspace import Region
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nasplug.nn.bilevel import Mixture
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+
+NEVER = 1e6  # the bonus of what was never sampled: it comes first
+FIRST = ("none", "skip_connect", "sep_conv_3x3", "nor_conv_3x3")  # an expanding space starts so
+THEN = (
+    "max_pool_3x3", "dil_conv_3x3", "avg_pool_3x3", "sep_conv_5x5", "dil_conv_5x5", "nor_conv_1x1",
+)  # fmt: skip
+
+
+class DDSAS(Oneshot):
+    """DDSAS: gradient search in subspaces of L operations, sampled by upper confidence bound."""
+
+    paper = "Yang et al., DDSAS: Dynamic and Differentiable Space-Architecture Search, ACML 2021"
+
+    L = Int(0, low=0, high=10_000, doc="operations in a subspace, per cell; 0: two per edge")
+    M = Int(30, low=1, high=100_000, log=True, doc="steps in a subspace")
+    mode = Choice(
+        "static", choices=("static", "shrink", "expand"), doc="what the whole space does meanwhile"
+    )
+    period = Int(10, low=1, high=10_000, doc="epochs between shrinkings or expansions")
+
+    def start(self, search: Search) -> list[Tensor]:
+        shape = self.allowed.shape
+        self.groups = self.net.groups()
+        edges, ops = len(self.groups[0]), shape[1]
+        self.size = self.L or 2 * edges
+        if not edges < self.size <= edges * ops:
+            raise NasplugError(
+                f"L={self.size}: a subspace has {edges + 1} operations (one more than a cell has "
+                f"edges) to {edges * ops} (all of them)"
+            )
+        if self.mode == "expand":
+            self.allowed = self.allowed & np.isin(self.net.ops, FIRST)
+            _check_edges(self.allowed)
+        self.zeta, self.alpha = self.parameter(*shape), self.parameter(*shape)
+        self.T = 0  # subspaces sampled
+        self.t = np.zeros(shape, np.int64)  # in how many of them each operation was
+        self.saliency = np.zeros(shape)
+        self.Z: Bools = np.zeros(shape, bool)
+        return [self.zeta, self.alpha]
+
+    # ---- Algorithm 1
+
+    @hookimpl
+    def sample_space(self, search: Search) -> Subspace:
+        if self.step % self.M == 0 or not self.Z.any():
+            p = self.zeta.detach().sigmoid().cpu().double().numpy()  # eq. 5
+            confidence = ucb(p, self.T, self.t)  # line 3
+            self.Z = sample(confidence, self.allowed, self.size, self.groups)  # line 4
+            self.t += self.Z  # line 5
+            self.T += 1  # line 6
+        return self.net.region(self.Z)
+
+    @hookimpl
+    def propose(self, search: Search, subspace: Region) -> Region:
+        return subspace
+
+    def round_steps(self) -> int:
+        return self.M - self.step % self.M
+
+    def mixture(self) -> Mixture:
+        from nasplug.nn.bilevel import Mixture
+
+        joint = self.joint()
+        return Mixture(joint / joint.sum(-1, keepdim=True), self.Z)  # eq. 7
+
+    def joint(self) -> Tensor:
+        """(D, O): p_k q_k, zero outside of Z."""
+        outside = self.zeta.new_tensor(~self.Z).bool()
+        q = self.alpha.masked_fill(outside, -np.inf).softmax(-1)  # eq. 8
+        return self.zeta.sigmoid() * q
+
+    def learned(self) -> None:
+        if self.step % self.M == 0:  # lines 11-12
+            joint = self.joint().detach().cpu().double().numpy()
+            self.saliency = saliency(self.saliency, self.t, self.Z, joint)
+        if self.step % (self.period * self.per_epoch) == 0:
+            self._resize()
+
+    def scores(self) -> Floats:
+        """Line 15: an edge takes its most salient operation, none excepted."""
+        s = self.saliency if self.saliency.any() else self.joint().detach().cpu().double().numpy()
+        return np.where(np.array(self.net.ops) == "none", -np.inf, s)
+
+    # ---- the elastic space (section 4.2)
+
+    def _resize(self) -> None:
+        if self.mode == "shrink":
+            self.allowed = shrink(self.allowed, self.saliency, self.groups)
+        elif self.mode == "expand":
+            new = [k for op in THEN for k in range(len(self.net.ops)) if self.net.ops[k] == op]
+            for k in [k for k in new if not self.allowed[:, k].any()][:1]:
+                self.allowed[:, k] = True
+
+    def epoch_metrics(self, search: Search) -> dict[str, float]:
+        return {"subspaces": float(self.T), "operations": float(self.allowed.sum())}
+
+    # ---- checkpoints
+
+    def memory(self) -> dict[str, Any]:
+        names = ("T", "t", "saliency", "Z", "allowed")
+        return {name: getattr(self, name) for name in names}
+
+    def remember(self, memory: dict[str, Any]) -> None:
+        for name, value in memory.items():
+            setattr(self, name, value)
+
+
+def ucb(p: Floats, T: int, t: npt.NDArray[np.int64]) -> Floats:
+    """p = f(ζ) and the counts -> UCB = f(ζ) + sqrt(2 log T / t)   (eq. 4)."""
+    bonus = np.sqrt(2 * np.log(max(T, 1)) / np.maximum(t, 1))
+    return p + np.where(t == 0, NEVER, bonus)
+
+
+def sample(confidence: Floats, allowed: Bools, L: int, groups: list[list[int]]) -> Bools:
+    """(D, O) confidence -> (D, O) mask: the L best operations of each cell.
+
+    Every edge keeps its best operation other than none (the first); where fewer than L
+    operations are allowed, all of them.
+    """
+    confidence = np.where(allowed, confidence, -np.inf)
+    Z = np.zeros(allowed.shape, bool)
+    for edges in groups:
+        best = confidence[edges]
+        kept = np.zeros(best.shape, bool)
+        kept[np.arange(len(edges)), 1 + best[:, 1:].argmax(-1)] = True
+        ranked = np.where(kept, np.inf, best).ravel()
+        top = np.zeros(ranked.size, bool)
+        top[np.argsort(-ranked, kind="stable")[:L]] = True
+        Z[edges] = top.reshape(best.shape)
+    return Z & allowed
+
+
+def saliency(s: Floats, t: npt.NDArray[np.int64], Z: Bools, joint: Floats) -> Floats:
+    """The running mean of p q over the subspaces that had the operation   (eq. 11)."""
+    return np.where(Z, s + (joint - s) / np.maximum(t, 1), s)
+
+
+def shrink(allowed: Bools, s: Floats, groups: list[list[int]]) -> Bools:
+    """Without the least salient operations, as many as a cell has edges; every edge keeps one
+    other than none."""
+    allowed = allowed.copy()
+    for edges in groups:
+        order = np.argsort(np.where(allowed[edges], s[edges], np.inf), axis=None, kind="stable")
+        deleted = 0
+        for edge, k in zip(*np.unravel_index(order, s[edges].shape), strict=True):
+            row = allowed[edges[edge]]
+            if deleted == len(edges) or not row[k]:
+                break
+            if k == 0 or row[1:].sum() > 1:
+                row[k] = False
+                deleted += 1
+    return allowed
+
+
+def _check_edges(allowed: Bools) -> None:
+    if not allowed[:, 1:].any(1).all():
+        raise NasplugError(
+            f"mode=expand starts from {', '.join(FIRST)}: the region has none of them"
+        )

@@ -1,0 +1,139 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import nasplug
+from nasplug import NasplugError
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+
+from nasplug.nn.data import digits  # noqa: E402
+from nasplug_ddsas import DDSAS  # noqa: E402
+from nasplug_ddsas.method import NEVER, saliency, sample, shrink, ucb  # noqa: E402
+
+TINY = {"C": 2, "layers": 1, "batch": 256}  # 3 steps in an epoch
+GROUPS = [[0, 1, 2], [3, 4, 5]]
+
+
+def run(budget=2, seed=0, on="nb201/digits", **options):
+    method = DDSAS(**(TINY | options))
+    selection = nasplug.search(method, on=on, budget=budget, seed=seed, tracking=False)
+    return selection, method
+
+
+def test_ucb_by_hand():
+    p = np.array([[0.5, 0.2, 0.9]])
+    bound = ucb(p, 4, np.array([[1, 2, 0]]))
+    expected = [0.5 + np.sqrt(2 * np.log(4)), 0.2 + np.sqrt(np.log(4)), 0.9 + NEVER]
+    np.testing.assert_allclose(bound[0], expected)
+    np.testing.assert_allclose(ucb(p, 1, np.ones((1, 3), int)), p)
+    assert np.isfinite(ucb(p, 0, np.zeros((1, 3), int))).all()
+
+
+def test_saliency_is_the_running_mean_of_the_subspaces_that_had_the_operation():
+    s, t = np.zeros((1, 2)), np.zeros((1, 2), int)
+    sequence = [
+        ([1, 1], [0.2, 0.4]),
+        ([1, 0], [0.6, 0.0]),
+        ([0, 1], [0.0, 0.1]),
+        ([1, 1], [0.1, 0.7]),
+    ]
+    for present, joint in sequence:
+        Z = np.array([present], bool)
+        t += Z
+        s = saliency(s, t, Z, np.array([joint]))
+    np.testing.assert_allclose(s, [[(0.2 + 0.6 + 0.1) / 3, (0.4 + 0.1 + 0.7) / 3]])  # eq. 12
+
+
+@pytest.mark.parametrize("L", [4, 7, 15])
+def test_a_subspace_has_l_operations_of_each_cell_and_one_on_every_edge(L):
+    rng = np.random.default_rng(L)
+    everything = np.ones((6, 5), bool)
+    for _ in range(20):
+        confidence = rng.random((6, 5))
+        Z = sample(confidence, everything, L, GROUPS)
+        for edges in GROUPS:
+            assert Z[edges].sum() == L
+            assert Z[edges][:, 1:].any(1).all()
+            best = 1 + confidence[edges, 1:].argmax(1)
+            assert Z[edges, best].all()
+            spare = np.ones((3, 5), bool)
+            spare[np.arange(3), best] = False
+            taken, left = confidence[edges][spare & Z[edges]], confidence[edges][spare & ~Z[edges]]
+            assert not len(taken) or not len(left) or taken.min() > left.max()
+    few = np.zeros((6, 5), bool)
+    few[:, [0, 2]] = True
+    np.testing.assert_array_equal(sample(rng.random((6, 5)), few, 7, GROUPS), few)
+
+
+def test_shrinking_takes_the_least_salient_and_never_empties_an_edge():
+    rng = np.random.default_rng(0)
+    allowed = np.ones((6, 5), bool)
+    s = rng.random((6, 5))
+    smaller = shrink(allowed, s, GROUPS)
+    for edges in GROUPS:
+        lowest = np.sort(s[edges].ravel())[:3]
+        np.testing.assert_array_equal(np.sort(s[edges][~smaller[edges]]), lowest)
+    for _ in range(10):
+        allowed = shrink(allowed, s, GROUPS)
+        assert allowed[:, 1:].any(1).all()
+    np.testing.assert_array_equal(allowed.sum(1), 1)
+    np.testing.assert_array_equal(allowed.argmax(1), 1 + s[:, 1:].argmax(1))
+
+
+def test_expanding_adds_an_operation_and_keeps_what_was_learned():
+    _, method = run(budget=2, mode="expand", period=2, M=3)
+    assert method.allowed.sum(1).tolist() == [4] * 6  # none, skip, conv 3x3 and now the pool
+    assert method.allowed[:, 4].all()
+    assert not method.t[:, [2, 4]].any()  # nothing new before
+    assert not method.saliency[:, [2, 4]].any()
+    assert (method.saliency[:, 3] > 0).all()
+    alpha, zeta, s = (
+        x.copy()
+        for x in (method.alpha.detach().numpy(), method.zeta.detach().numpy(), method.saliency)
+    )
+    method._resize()
+    assert method.allowed.all()
+    np.testing.assert_array_equal(method.alpha.detach().numpy(), alpha)
+    np.testing.assert_array_equal(method.zeta.detach().numpy(), zeta)
+    np.testing.assert_array_equal(method.saliency, s)
+
+
+def test_every_subspace_is_searched_for_m_steps_and_counted():
+    selection, method = run(budget=4, M=2)  # 12 steps
+    assert method.T == 6
+    assert method.t.sum() == 6 * 12  # L = 12
+    assert selection.search.trials.metrics["subspaces"].tolist() == [2, 3, 5, 6]
+    assert len(selection.search.trials) == 4
+
+
+def test_the_same_seed_selects_the_same_arch():
+    first, one = run()
+    again, two = run()
+    assert str(first.best) == str(again.best)
+    np.testing.assert_array_equal(one.alpha.detach(), two.alpha.detach())
+    _, three = run(seed=1)
+    assert not np.array_equal(one.alpha.detach(), three.alpha.detach())
+
+
+def test_the_mixture_is_eq_7():
+    _, method = run(budget=1)
+    alpha, zeta = method.alpha.detach().double().numpy(), method.zeta.detach().double().numpy()
+    q = np.where(method.Z, np.exp(alpha), 0)
+    pq = q / q.sum(1, keepdims=True) / (1 + np.exp(-zeta))
+    weights = method.mixture().weights.detach().numpy()
+    np.testing.assert_allclose(weights, pq / pq.sum(1, keepdims=True), rtol=1e-5)
+
+
+def test_bad_input_says_what_fits():
+    for L in (6, 31):
+        with pytest.raises(NasplugError, match=f"L={L}: a subspace has 7 operations .* to 30"):
+            run(L=L)
+    with pytest.raises(NasplugError, match="one of static, shrink, expand"):
+        run(mode="grow")
+    with pytest.raises(NasplugError, match="lr must be within"):
+        run(lr=1e30)
+    with pytest.raises(NasplugError, match=r"loss is (nan|inf) at step \d+ .*Lower lr"):
+        run(data=replace(digits(), mean=torch.full((1, 1, 1), torch.nan)))

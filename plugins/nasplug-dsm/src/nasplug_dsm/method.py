@@ -1,0 +1,262 @@
+"""DSM-NAS: Algorithm 1 of "Automated Dominative Subspace Mining for Efficient Neural Architecture
+Search" (Chen et al.). Line and equation numbers are the paper's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nasplug import (
+    ArchSet,
+    Ball,
+    Bool,
+    Choice,
+    Float,
+    Int,
+    Mask,
+    Method,
+    NasplugError,
+    Search,
+    Source,
+    Space,
+    Trials,
+    hookimpl,
+)
+from nasplug.space import Archs
+from nasplug.subspace import Region
+from nasplug_dsm.policy import Edits, Floats, Policy, RandomPolicy
+
+Rows = npt.NDArray[np.intp]
+
+SPARE = 8  # children sampled for each one wanted, since some will be refused
+TRIES = 8  # times to sample again before the policy is left out of it
+LISTED = 100_000  # the largest ball that is listed to find what is left of it
+DRAWN = 1000  # random archs to look for something new among
+
+
+class DSM(Method):
+    """DSM-NAS: a learned policy picks a subspace and edits its center; better ones take over."""
+
+    paper = (
+        "Chen et al., Automated Dominative Subspace Mining for Efficient Neural Architecture Search"
+    )
+
+    K = Int(4, low=1, high=64, doc="number of candidate subspaces")
+    M = Int(1, low=1, high=64, doc="local search distance: edits of a center")
+    samples = Int(4, low=1, high=256, doc="children per update of the policy")
+    parallel = Int(1, low=1, high=256, doc="children per round, of one center, scored together")
+    unseen = Bool(True, doc="never propose what has been scored, or an isomorph of it")
+    lr = Float(1e-2, low=1e-5, high=1.0, log=True, doc="Adam's learning rate")
+    entropy = Float(7.5e-4, low=0.0, high=1.0, doc="weight of the entropy bonus")
+    hidden = Int(64, low=8, high=1024, log=True, doc="width of the graph network and the LSTM")
+    clip_center = Float(1.5, low=0.0, high=100.0, doc="tanh clip of the center's logits; 0: none")
+    clip_edit = Float(0.6, low=0.0, high=100.0, doc="tanh clip of the edits' logits; 0: none")
+    decay = Float(0.95, low=0.0, high=1.0, doc="of the moving-average baseline")
+    absolute = Bool(False, doc="ablation: the reward is R(β) instead of the improvement R(β|α)")
+    graph = Bool(True, doc="a graph network over the subspaces; false: two layers on each alone")
+    fixed = Bool(False, doc="ablation: better children do not become centers")
+    policy = Choice("learned", choices=("learned", "random"), doc="random: any edit of any center")
+    init = Source(
+        None,
+        doc="first centers (DSM-NAS+): archs, a file with one per line, or the run directory "
+        "of a finished search",
+    )
+
+    def setup(self, search: Search) -> None:
+        space, region = search.space, search.region
+        if region.size < self.K:
+            raise NasplugError(
+                f"K={self.K} centers do not fit in {region.describe()}: "
+                f"lower K to {region.size} or less"
+            )
+        self.first = read_init(self.init, space)[: self.K]
+        if not (inside := region.contains(self.first)).all():
+            outside = space.to_str(self.first[~inside][0])
+            raise NasplugError(f"init: {outside} is not in {region.describe()}")
+        self.centers: Archs = np.empty((0, space.d), space.dtype)
+        self.scores: Floats = np.empty(0)
+        self.seen: set[Any] = set()  # keys of the archs that were scored
+        self.closed: set[Any] = set()  # keys of the centers with nothing new around them
+        self.baseline: float | None = None
+        self.agent = self._policy(search)
+
+    def _policy(self, search: Search) -> Policy:
+        space, region = search.space, search.region
+        allowed = np.arange(space.cardinalities.max()) < space.cardinalities[:, None]
+        if isinstance(region, Mask):
+            allowed = region.allowed
+        if self.policy == "random":
+            return RandomPolicy(allowed, self.M)
+        from nasplug_dsm.controller import Controller
+
+        return Controller(
+            allowed, self.M, self.hidden, self.graph, self.clip_center, self.clip_edit,
+            self.lr, self.entropy, self.samples, seed=int(search.rng.integers(2**63)),
+        )  # fmt: skip
+
+    # ---- Algorithm 1
+
+    @hookimpl
+    def sample_space(self, search: Search) -> Region:
+        self.picked: int | None = None
+        closed = np.array([key in self.closed for key in search.space.keys(self.centers)])
+        if len(self.centers) < self.K or closed.all():
+            return search.region
+        # Line 6, global search: the subspace with the largest potential.
+        self.picked = self.agent.pick(self.centers, self.scores, closed, search.rng)
+        return Ball(search.space, self.centers[self.picked], self.M)  # eq. 3
+
+    @hookimpl
+    def propose(self, search: Search, subspace: Region) -> Archs:
+        if len(self.centers) < self.K:
+            return self._first_centers(search)  # line 2
+        if not isinstance(subspace, Ball) or self.picked is None:
+            return self._anywhere(search)[:1]
+        # Lines 8-9, local search: edits of the center, and what they make of it.
+        edits = self._edits(search, subspace)
+        self.edits, self.children = edits, edits.apply(subspace.center)
+        return self.children
+
+    @hookimpl
+    def update(self, search: Search, trials: Trials) -> None:
+        self.seen.update(self._keys(search, trials.archs))
+        if self.picked is None:
+            self._take(trials)
+            return
+        alpha = self.scores[self.picked]
+        rewards = improvements(trials, alpha)  # line 10
+        self._learn(search, trials, rewards + alpha if self.absolute else rewards)
+        if not self.fixed and len(trials) and trials.scores.max() > alpha:  # line 12
+            best = int(trials.scores.argmax())
+            self.centers[self.picked] = trials.archs[best]  # line 13; the edges follow (line 14)
+            self.scores[self.picked] = trials.scores[best]
+
+    def _learn(self, search: Search, trials: Trials, rewards: Floats) -> None:
+        """Line 16: policy gradient against a moving-average baseline; failed trials say nothing."""
+        rows = np.flatnonzero(np.isfinite(rewards))
+        if not len(rows):
+            return
+        rewards = rewards[rows]
+        baseline = rewards.mean() if self.baseline is None else self.baseline
+        origin = self._origin(search, trials)
+        self.agent.learn(self.edits[origin[rows]], rewards - baseline)
+        self.baseline = self.decay * baseline + (1 - self.decay) * rewards.mean()
+
+    def _origin(self, search: Search, trials: Trials) -> Rows:
+        """Which proposed child each trial is: other plugins may have taken some out."""
+        if np.array_equal(trials.archs, self.children[: len(trials)]):
+            return np.arange(len(trials))
+        keys, start, rows = search.space.keys(self.children), 0, []
+        for key in search.space.keys(trials.archs):
+            rows.append(keys.index(key, start))
+            start = rows[-1] + 1
+        return np.array(rows)
+
+    # ---- what the algorithm box leaves out
+
+    def _edits(self, search: Search, ball: Ball) -> Edits:
+        """Edits of the ball's center whose children may be scored: in the region and not seen."""
+        spare = self.unseen or not isinstance(search.region, Space)
+        n = self.parallel * SPARE if spare else self.parallel
+        for _ in range(TRIES):
+            edits = self.agent.edit(n, search.rng)
+            if len(rows := self._accepted(search, edits.apply(ball.center))):
+                return edits[rows[: self.parallel]]
+        # The policy does not get there by itself: anything that is left in the ball.
+        if isinstance(search.region, ArchSet):
+            archs = search.region.archs[ball.contains(search.region.archs)]
+        elif ball.size <= LISTED:
+            archs = np.concatenate(
+                [search.space.neighbors(ball.center, r + 1) for r in range(ball.radius)]
+            )
+        else:
+            archs = ball.sample(DRAWN, search.rng)
+        rows = search.rng.permutation(self._accepted(search, archs))[: self.parallel]
+        if not len(rows):
+            self.closed.update(search.space.keys(ball.center[None]))
+        return Edits.between(ball.center, archs[rows], self.M)
+
+    def _first_centers(self, search: Search) -> Archs:
+        """As many archs as centers are missing: those given, then random ones."""
+        missing = self.K - len(self.centers)
+        given, self.first = self.first[:missing], self.first[missing:]
+        drawn = self._anywhere(search)
+        drawn = drawn[(drawn[:, None] != given).any(2).all(1)]
+        return np.concatenate([given, drawn[: missing - len(given)]])
+
+    def _anywhere(self, search: Search) -> Archs:
+        """Archs of the whole region, distinct new ones as long as there are any."""
+        archs = search.region.sample(DRAWN, search.rng)
+        new = self._new(search, archs)
+        return archs[new] if len(new) else archs
+
+    def _take(self, trials: Trials) -> None:
+        """Make trials centers: the first K, or a new start once nothing is left around any."""
+        for arch, score in zip(trials.archs, trials.scores, strict=True):
+            if not np.isfinite(score):
+                continue
+            if len(self.centers) < self.K:
+                self.centers = np.concatenate([self.centers, arch[None]])
+                self.scores = np.append(self.scores, score)
+            elif not self.fixed:
+                worst = int(self.scores.argmin())
+                self.centers[worst], self.scores[worst] = arch, score
+
+    def _accepted(self, search: Search, archs: Archs) -> Rows:
+        """The rows that may be proposed."""
+        rows = np.flatnonzero(search.region.contains(archs))
+        return rows[self._new(search, archs[rows])] if self.unseen else rows
+
+    def _keys(self, search: Search, archs: Archs) -> list[Any]:
+        """A key per arch, the same for isomorphic ones."""
+        return search.space.keys(search.space.canonical(archs))
+
+    def _new(self, search: Search, archs: Archs) -> Rows:
+        """The rows of archs that were not scored yet, each where it first occurs."""
+        first: dict[Any, int] = {}
+        for row, key in enumerate(self._keys(search, archs)):
+            if key not in self.seen:
+                first.setdefault(key, row)
+        return np.fromiter(first.values(), np.intp, len(first))
+
+
+def improvements(trials: Trials, alpha: float) -> Floats:
+    """(n,) R(β|α) = R(β) - R(α), eq. 2; NaN where a trial failed.
+
+    A child that was pruned or breaks a constraint improves nothing, whatever its value.
+    """
+    values = trials.values if trials.search.maximize else -trials.values
+    return np.where(np.isfinite(trials.scores), values - alpha, np.minimum(values - alpha, 0.0))
+
+
+def read_init(source: Any, space: Space) -> Archs:
+    """Archs from an array, a list of strings, a file of them or a finished run; best first."""
+    if source is None:
+        return np.empty((0, space.d), space.dtype)
+    if isinstance(source, str | Path):
+        source = read_file(Path(source))
+    try:
+        archs = [space.arch(arch) for arch in source]
+    except (NasplugError, TypeError) as error:
+        raise NasplugError(f"init: {error}") from None
+    if not archs:
+        raise NasplugError("init: there are no archs in it")
+    return space.unique(np.array(archs))
+
+
+def read_file(path: Path) -> list[str]:
+    """The arch strings of a file, or those that a finished run selected."""
+    try:
+        if not path.is_dir():
+            return [line for line in path.read_text().splitlines() if line.strip()]
+        selected = json.loads((path / "selection.json").read_text())
+        return [str(arch) for arch in selected["archs"]]
+    except (OSError, UnicodeDecodeError) as error:
+        fix = f"; `nasplug resume {path}` finishes a run" if path.is_dir() else ""
+        raise NasplugError(f"init: {path} cannot be read ({error}){fix}") from None
+    except (ValueError, KeyError, TypeError):
+        raise NasplugError(f"init: {path / 'selection.json'} lists no archs") from None

@@ -1,0 +1,460 @@
+"""DSM-NAS's parts against cases worked out by hand, and the whole of it on small spaces."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nasplug
+from nasplug import ArchSet, Ball, Mask, NasplugError, Space, hookimpl
+from nasplug_dsm import DSM
+from nasplug_dsm.controller import Controller, Record, SubspaceConv, draw, edges_to_better
+from nasplug_dsm.method import improvements
+from nasplug_dsm.policy import Edits, RandomPolicy
+
+MIXED = Space({"a": list("abcde"), "b": [1, 2], "c": [0], "d": list(range(7))})
+
+
+def value(arch: dict[str, Any]) -> float:
+    """The best arch is a=e, b=2, c=0, d=6, at 16."""
+    return "abcde".index(arch["a"]) + 3 * arch["b"] + arch["d"]
+
+
+def dsm(budget: int = 30, space: Space = MIXED, evaluate: Any = value, **options: Any) -> Any:
+    return nasplug.search(
+        "dsm", space=space, evaluate=evaluate, budget=budget, tracking=False, **options
+    )
+
+
+def controller(space: Space = MIXED, M: int = 3, samples: int = 4, **options: Any) -> Controller:
+    allowed = np.arange(space.cardinalities.max()) < space.cardinalities[:, None]
+    defaults = {
+        "hidden": 16, "graph": True, "clip_center": 1.5, "clip_edit": 0.6, "lr": 1e-2,
+        "entropy": 0.1, "seed": 0,
+    }  # fmt: skip
+    return Controller(allowed, M, samples=samples, **{**defaults, **options})
+
+
+# ---- the subspace graph
+
+
+def test_edges_point_to_the_better_center():
+    edges, weights = edges_to_better(np.array([3.0, 1.0, 2.0]))
+    assert set(map(tuple, edges.T.tolist())) == {(1, 0), (2, 0), (1, 2)}  # weaker -> better
+    assert weights[:, 0].tolist() == [0.5 if to == 0 else 1.0 for to in edges[1]]  # a mean
+
+
+def test_equal_centers_have_no_edge_between_them():
+    assert edges_to_better(np.array([1.0, 1.0]))[0].shape == (2, 0)
+
+
+def test_edge_features_are_zero_where_components_agree():
+    made = controller().network
+    seen = []
+    made.first.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs))
+    centers = np.array([[0, 1, 0, 2], [0, 0, 0, 5]], np.int8)  # agree in the components a and c
+    made.encode(centers, np.array([1.0, 2.0]))
+    h, edges, features, _ = seen[0]
+    assert edges.tolist() == [[0], [1]]
+    parts = features.view(4, -1)
+    assert (parts[[0, 2]] == 0).all()
+    assert (parts[[1, 3]] != 0).all()
+    assert torch.equal(features[0], h[1] - h[0])  # from the weaker to the better
+
+
+def test_a_message_comes_from_the_neighbor():
+    layer = SubspaceConv(2, 3, 4)
+    x, e = torch.randn(3, 2), torch.randn(2, 3)
+    out = layer(x, torch.tensor([[0, 1], [2, 2]]), e, torch.full((2, 1), 0.5))  # 0 -> 2 <- 1
+    W, b, V, U = layer.own.weight, layer.own.bias, layer.neighbor.weight, layer.edge.weight
+    messages = (x[:2] @ V.T + e @ U.T).mean(0)
+    assert torch.allclose(out[2], torch.relu(x[2] @ W.T + b + messages), atol=1e-6)
+    assert torch.allclose(out[:2], torch.relu(x[:2] @ W.T + b), atol=1e-6)
+
+
+# ---- edits
+
+
+def test_a_child_is_a_copy_with_its_edits_applied_in_order():
+    center = np.array([0, 0, 0, 0], np.int8)
+    edits = Edits(np.array([[3, 3], [0, 1]]), np.array([[5, 6], [4, 1]]))
+    children = edits.apply(center)
+    assert children.tolist() == [[0, 0, 0, 6], [4, 1, 0, 0]]
+    children[:] = 1
+    assert center.tolist() == [0, 0, 0, 0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32), M=st.integers(1, 6), learned=st.booleans())
+def test_edits_stay_within_reach_and_the_allowed_choices(seed, M, learned):
+    rng = np.random.default_rng(seed)
+    allowed = np.arange(7) < MIXED.cardinalities[:, None]
+    policy = controller(M=M) if learned else RandomPolicy(allowed, M)
+    centers = np.unique(MIXED.sample(3, rng), axis=0)
+    k = policy.pick(centers, rng.random(len(centers)), np.zeros(len(centers), bool), rng)
+    children = policy.edit(50, rng).apply(centers[k])
+    assert Ball(MIXED, centers[k], M).contains(children).all()
+    assert len(np.unique(children, axis=0)) > 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32), M=st.integers(1, 6))
+def test_edits_between_archs_lead_from_one_to_the_other(seed, M):
+    rng = np.random.default_rng(seed)
+    center = MIXED.sample(1, rng)[0]
+    children = Ball(MIXED, center, M).sample(10, rng)
+    edits = Edits.between(center, children, M)
+    assert edits.components.shape == (10, M)
+    assert (edits.apply(center) == children).all()
+
+
+def test_draw_is_categorical():
+    logits = np.log(np.array([[0.2, 0.5, 0.3]])).repeat(5, 0)
+    chosen, log_p = draw(logits, np.array([0.0, 0.199, 0.201, 0.699, 0.999]))
+    assert chosen.tolist() == [0, 0, 1, 1, 2]
+    assert np.exp(log_p) == pytest.approx([0.2, 0.2, 0.5, 0.5, 0.3])
+
+
+# ---- learning
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("graph", [True, False])
+def test_torch_scores_the_actions_as_numpy_sampled_them(clip, graph):
+    made = controller(clip_center=clip, clip_edit=clip, graph=graph)
+    for p in made.network.parameters():  # far from uniform
+        p.data.mul_(5)
+    rng = np.random.default_rng(1)
+    centers, scores = MIXED.sample(4, rng), rng.random(4)
+    picked = made.pick(centers, scores, np.array([False, True, False, False]), rng)
+    assert picked != 1
+    edits = made.edit(6, rng)
+    record = Record(made._nodes, picked, made._closed, edits, np.ones(6))
+    logits, heads = made.score([record])
+    log_p = np.zeros(6)
+    for z, head in zip(logits, heads, strict=True):
+        every = head.log_p(z.detach().numpy())
+        log_p += np.take_along_axis(every, head.actions[..., None], -1)[..., 0].sum(0)
+    assert log_p == pytest.approx(made._log_p, abs=1e-4)
+    assert log_p.std() > 0.1
+
+
+def test_the_gradient_by_hand_is_autograd_s():
+    made = controller(samples=100)
+    rng = np.random.default_rng(2)
+    closed = np.array([False, True, False])
+    for _ in range(3):  # different centers, so different graphs, in one batch
+        made.pick(MIXED.sample(3, rng), rng.random(3), closed, rng)
+        made.learn(made.edit(2, rng), rng.normal(size=2))
+    gains = np.concatenate([record.advantages for record in made._batch])
+    for z, head in zip(*made.score(made._batch), strict=True):
+        leaf = z.detach().double().requires_grad_()
+        log_p = (head.clip * leaf.tanh() + torch.from_numpy(head.mask).double()).log_softmax(-1)
+        chosen = log_p.gather(-1, torch.from_numpy(head.actions.copy())[..., None])[..., 0]
+        goal = (torch.from_numpy(gains) * chosen).sum() - 0.1 * (log_p.exp() * log_p).sum()
+        goal.backward()
+        gradient = head.gradient(z.detach().numpy(), gains, 0.1)
+        assert np.abs(gradient - leaf.grad.numpy()).max() < 1e-6
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_the_policy_learns_what_pays(graph):
+    """Reward for setting a=e, none for the rest: soon most edits do."""
+    made = controller(M=1, graph=graph, clip_edit=0.0, samples=8)
+    rng = np.random.default_rng(3)
+    centers, scores, closed = MIXED.sample(3, rng), np.arange(3.0), np.zeros(3, bool)
+    before = made.flat.clone()
+    for _ in range(40):
+        made.pick(centers, scores, closed, rng)
+        edits = made.edit(8, rng)
+        pays = (edits.components[:, 0] == 0) & (edits.choices[:, 0] == 4)
+        made.learn(edits, pays - 0.2)
+    assert pays.mean() > 0.7
+    changed = [name for name, p in made.network.named_parameters() if not p.grad.eq(0).all()]
+    assert {"embed.weight", "token.weight", "lstm.weight_hh_l0", "choice.weight"} <= set(changed)
+    assert not torch.equal(before, made.flat)
+
+
+def test_the_batch_is_what_makes_a_step():
+    made = controller(samples=3)
+    rng = np.random.default_rng(4)
+    before = made.flat.clone()
+    for step in (False, False, True):
+        made.pick(MIXED.sample(2, rng), np.array([0.0, 1.0]), np.zeros(2, bool), rng)
+        made.learn(made.edit(1, rng), np.ones(1))
+        assert torch.equal(before, made.flat) is not step
+
+
+# ---- Algorithm 1
+
+
+class Spy:
+    """Notes what the method held before and after each update."""
+
+    def __init__(self) -> None:
+        self.rounds: list[dict[str, Any]] = []
+
+    @hookimpl(wrapper=True)
+    def update(self, search: Any, trials: Any) -> Any:
+        m = search.method
+        before = {"centers": m.centers.copy(), "scores": m.scores.copy(), "picked": m.picked}
+        result = yield
+        self.rounds.append(
+            {**before, "trials": trials, "after": m.centers.copy(), "scored": m.scores.copy()}
+        )
+        return result
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"parallel": 3}, {"unseen": False, "repeats": "count"}, {"M": 1, "K": 2}]
+)
+def test_only_a_better_child_replaces_its_center_and_only_that(options):
+    spy = Spy()
+    result = dsm(60, plugins=[spy], **options)
+    method = result.search.method
+    moves = 0
+    for round in spy.rounds:
+        if round["picked"] is None:
+            continue
+        k, trials = round["picked"], round["trials"]
+        assert (MIXED.distance(trials.archs, round["centers"][k]) <= method.M).all()
+        rest = np.arange(len(round["centers"])) != k
+        assert (round["after"][rest] == round["centers"][rest]).all()
+        better = len(trials) and trials.values.max() > round["scores"][k]
+        moves += better
+        kept = round["centers"][k] if not better else trials.archs[trials.values.argmax()]
+        assert (round["after"][k] == kept).all()
+        assert round["scored"][k] == value(MIXED.to_dict(kept))  # no child aliases its center
+    assert moves > 0
+    assert result.best.value == method.scores.max()
+
+
+def test_the_reward_is_the_improvement():
+    search = dsm(10, constraints=["size<=1"], evaluate=lambda arch: {"value": 1, "size": 0}).search
+    trials = search.candidates(MIXED.sample(4, seed=0))
+    trials._metric("size")[:] = [0, 0, 2, 2]
+    trials.numbers[:] = -1
+    trials.tell(values=[3.0, np.nan, 5.0, 1.0], metrics={"size": [0, 0, 2, 2]})
+    rewards = improvements(trials, 2.0)
+    assert rewards[[0, 2, 3]].tolist() == [1.0, 0.0, -1.0]  # what is infeasible improves nothing
+    assert np.isnan(rewards[1])
+
+
+def test_the_reward_of_what_is_minimised():
+    search = dsm(5, direction="minimize").search
+    trials = search.candidates(MIXED.sample(2, seed=0))
+    trials.numbers[:] = -1
+    trials.tell(values=[3.0, 1.0])
+    assert improvements(trials, -2.0).tolist() == [-1.0, 1.0]
+    assert dsm(60, direction="minimize").best.value == 3
+
+
+@pytest.mark.parametrize("init", [None, [[4, 1, 0, 6]]])
+def test_an_infeasible_child_never_becomes_a_center(init):
+    spy = Spy()
+    result = dsm(
+        60, init=init, plugins=[spy], constraints=["size<=8"],
+        evaluate=lambda arch: {"value": value(arch), "size": value(arch)},
+    )  # fmt: skip
+    assert (~result.search.trials.feasible).any()
+    for round in spy.rounds:
+        assert all(value(MIXED.to_dict(center)) <= 8 for center in round["after"])
+    assert result.best.value == 8
+
+
+def test_failed_trials_teach_nothing_and_are_not_tried_again():
+    def evaluate(arch):
+        if arch["b"] == 2:
+            raise ValueError("no")
+        return value(arch)
+
+    trials = dsm(60, evaluate=evaluate).search.trials
+    assert len(np.unique(trials.archs, axis=0)) == 60
+    assert np.nanmax(trials.values) == 13
+
+
+@pytest.mark.parametrize("parallel", [1, 5])
+@pytest.mark.parametrize("policy", ["learned", "random"])
+@pytest.mark.parametrize(
+    "region",
+    [
+        Mask(MIXED, {"a": ["b", "d"], "d": [0, 3, 4, 6]}),
+        Ball(MIXED, [0, 0, 0, 0], 2),
+        ArchSet(MIXED, MIXED.sample(25, seed=1)),
+        ArchSet(MIXED, MIXED.sample(4, seed=1)),
+    ],
+    ids=lambda region: type(region).__name__,
+)
+def test_every_proposal_lies_in_the_region(region, policy, parallel):
+    options = {"within": region, "policy": policy, "parallel": parallel, "K": 2}
+    trials = dsm(25, **options).search.trials
+    assert len(trials) == min(25, region.size)
+    assert len(np.unique(trials.archs, axis=0)) == len(trials)
+    repeated = dsm(25, unseen=False, repeats="count", **options).search.trials
+    assert len(repeated) == 25
+    for arch in [*trials.archs, *repeated.archs]:
+        assert region.contains(arch[None]).all()
+
+
+def test_a_space_is_searched_to_its_end():
+    result = dsm(1000, M=1, K=3)
+    assert len(result.search.trials) == MIXED.size
+    assert result.search.stopped.startswith("nothing new")
+    assert result.search.round < 3 * MIXED.size
+
+
+def test_no_isomorph_of_what_was_scored_is_proposed():
+    space = nasplug.space("nb201")
+    trials = dsm(150, space=space, evaluate=lambda arch: len(set(arch.values()))).search.trials
+    assert len(np.unique(space.canonical(trials.archs), axis=0)) == 150
+
+
+def test_repeats_are_proposed_if_wanted():
+    trials = dsm(100, unseen=False, repeats="count").search.trials
+    assert trials.repeats.any()
+
+
+# ---- seeds, resuming
+
+
+def test_same_seed_same_trials_whatever_the_global_generators_hold():
+    def run(seed: int) -> Any:
+        torch.manual_seed(np.random.randint(1000))  # noqa: NPY002
+        state = torch.get_rng_state()
+        archs = dsm(50, seed=seed).search.trials.archs
+        assert torch.equal(state, torch.get_rng_state())
+        return archs
+
+    assert (run(1) == run(1)).all()
+    assert (run(1) != run(2)).any()
+
+
+def test_a_run_resumes_by_replay(tmp_path: Path):
+    calls = []
+
+    def evaluate(arch):
+        calls.append(arch)
+        if len(calls) == 23:
+            raise KeyboardInterrupt
+        return value(arch)
+
+    with pytest.raises(KeyboardInterrupt):
+        dsm(40, evaluate=evaluate, out=tmp_path / "run")
+    calls = list(range(100))
+    result = nasplug.resume(tmp_path / "run", evaluate=evaluate)
+    assert (result.search.trials.archs == dsm(40).search.trials.archs).all()
+
+
+# ---- DSM-NAS+
+
+
+def test_init_from_archs_a_file_and_a_run(tmp_path: Path):
+    best = dsm(60, out=tmp_path / "run")
+    archs = best.archs[:4]
+    text = [MIXED.to_str(arch) for arch in archs]
+    (tmp_path / "archs.txt").write_text("\n".join(text) + "\n\n")
+    for init in (archs, archs.tolist(), text, tmp_path / "archs.txt", str(tmp_path / "run")):
+        trials = dsm(20, init=init, seed=5).search.trials
+        assert (trials.archs[:4] == archs).all()
+        assert (trials.rounds[:4] == 0).all()
+
+
+def test_init_of_fewer_archs_than_needed_is_filled_up():
+    trials = dsm(20, init=[[4, 1, 0, 6]], K=3).search.trials
+    assert trials.archs[0].tolist() == [4, 1, 0, 6]
+    assert (trials.rounds == 0).sum() == 3
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ("nowhere", "nowhere cannot be read"),
+        (["a=z,b=1,c=0,d=0"], "unknown choice of a"),
+        ([[0, 0, 0]], "4 decisions"),
+        ([], "no archs"),
+        (3, "init"),
+    ],
+)
+def test_bad_init_is_named(init, message):
+    with pytest.raises(NasplugError, match=message):
+        dsm(init=init)
+
+
+def test_bad_init_files_are_named(tmp_path: Path):
+    with pytest.raises(NasplugError, match="nasplug resume"):
+        dsm(init=tmp_path)  # a folder without a selection: the run has not finished
+    (tmp_path / "selection.json").write_text(json.dumps({"best": {}}))
+    with pytest.raises(NasplugError, match="lists no archs"):
+        dsm(init=tmp_path)
+    (tmp_path / "image.png").write_bytes(b"\xff\xfe\x00\xff")
+    with pytest.raises(NasplugError, match="cannot be read"):
+        dsm(init=tmp_path / "image.png")
+
+
+def test_init_outside_the_region_is_named():
+    with pytest.raises(NasplugError, match="is not in mask"):
+        dsm(init=[[4, 1, 0, 6]], within=Mask(MIXED, {"a": ["a"]}))
+
+
+def test_more_centers_than_archs_are_named():
+    with pytest.raises(NasplugError, match=r"K=8 .* lower K to 6"):
+        dsm(space=Space({"x": [1, 2, 3], "y": [1, 2]}), evaluate=lambda arch: 1.0, K=8)
+
+
+# ---- switches
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"graph": False},
+        {"absolute": True},
+        {"fixed": True},
+        {"policy": "random"},
+        {"policy": "random", "fixed": True},
+        {"clip_center": 0, "clip_edit": 0},
+        {"K": 1},
+        {"M": 9},
+        {"K": 4, "M": 4, "samples": 1, "unseen": False, "repeats": "count"},
+    ],
+    ids=str,
+)
+def test_every_switch_runs_and_finds(options):
+    result = dsm(60, seed=1, **options)
+    assert len(result.search.trials) == 60
+    assert result.best.value >= 11
+
+
+def test_fixed_subspaces_keep_their_centers():
+    spy = Spy()
+    dsm(100, M=1, fixed=True, plugins=[spy])
+    assert all((round["after"] == spy.rounds[0]["after"]).all() for round in spy.rounds)
+
+
+def test_absolute_reward_reaches_the_policy():
+    heard = []
+    for absolute in (False, True):
+        made = DSM(absolute=absolute, decay=1.0, policy="random", parallel=2)
+        learn = RandomPolicy.learn
+        try:
+            RandomPolicy.learn = lambda self, edits, gains: heard.append(gains.sum())
+            nasplug.search(made, space=MIXED, evaluate=value, budget=40, tracking=False)
+        finally:
+            RandomPolicy.learn = learn
+    half = len(heard) // 2
+    assert heard[:half] != heard[half:]
+
+
+def test_announced_without_importing_torch():
+    code = "import sys, nasplug_dsm; assert not {'torch', 'torch_geometric'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert nasplug.plugins.registry().get("method", "dsm") is DSM

@@ -1,0 +1,194 @@
+"""LISSNAS: "Locality-based Iterative Search Space Shrinkage for Neural Architecture Search" (Gopal,
+Sridhar et al.). Section numbers are the paper's."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nasplug import (
+    ArchSet,
+    Choice,
+    Float,
+    Int,
+    Method,
+    NasplugError,
+    Search,
+    Selection,
+    Source,
+    Space,
+    State,
+    hookimpl,
+)
+from nasplug.locality import farthest, measure, third
+from nasplug.predictors import XGBoost, predictor
+from nasplug.quality import FREE, costs, report, reports
+from nasplug.selection import best_trials
+from nasplug.space import Archs
+from nasplug.subspace import Region
+from nasplug_lissnas.shrink import WORK, Pockets, Shrunk, distinct
+
+SELECTED = 10  # archs that are ranked at the end
+TRIES = 4  # samples to find as many distinct archs as asked
+FEWEST = 20  # scored archs that a space can be shrunk by
+
+
+class LISSNAS(Method):
+    """LISSNAS: shrinks the space to pockets around the archs that a predictor finds best.
+
+    The first trials are a random sample, on which the predictor is fitted; the others are archs of
+    the pockets, on which it is fitted again. The paper fits once, on a sample alone: initial=1.
+    """
+
+    paper = "Gopal et al., LISSNAS: Locality-based Iterative Search Space Shrinkage, IJCAI 2023"
+
+    size = Int(350, low=1, high=100_000_000, log=True, tunable=False, doc="archs left at the end")
+    sample = Int(2000, low=10, high=100_000_000, log=True, doc="archs that the seeds come from")
+    pocket = Int(10, low=1, high=1000, log=True, doc="neighbors kept of each seed")
+    distance = Source(
+        "third",
+        doc="neighbors are at most this many edits away: a number, third (of the decisions, "
+        "section 4.3) or rwa (as far as predicted scores are correlated)",
+    )
+    initial = Float(0.4, low=0.01, high=1.0, doc="share of the budget for the random sample")
+    rounds = Int(6, low=1, high=1000, doc="times to score archs of the pockets and fit again")
+    predictor = Source("xgboost", doc="xgboost, forest, mlp, or a fitted XGBoost model's file")
+    neighbors = Choice(
+        "near", choices=("near", "random", "none", "all"),
+        doc="of seeds: near ones; ablations: random archs, none (the best of a sample), "
+        "all (the best of the whole space)",
+    )  # fmt: skip
+
+    def setup(self, search: Search) -> None:
+        if search.budget < FEWEST:
+            raise NasplugError(
+                f"a space is shrunk by {FEWEST} scored archs or more; the budget is {search.budget}"
+            )
+        for constraint in search.constraints:
+            if constraint.name not in ("params", "flops"):
+                raise NasplugError(
+                    f"a space is kept to limits on params and flops, not on {constraint.name}, "
+                    "which is known only of archs that were scored"
+                )
+        self.fixed = Path(str(self.predictor)).suffix in (".json", ".ubj")
+        self.model = (
+            XGBoost(search.space, path=self.predictor)
+            if self.fixed
+            else predictor(self.predictor, search.space, int(search.rng.integers(2**31)))
+        )
+        self.first = max(FEWEST, round(self.initial * search.budget))
+        self.batch = max(1, -(-(search.budget - self.first) // self.rounds))
+        self.threshold = _threshold(self.distance, search.space)
+        self.shrunk: Shrunk | None = None
+
+    @hookimpl
+    def sample_space(self, search: Search) -> Region:
+        """The current set of pockets."""
+        if self.fixed and self.shrunk is None:
+            self.shrink(search)
+        return ArchSet(search.space, self.shrunk.archs) if self.shrunk else search.region
+
+    @hookimpl
+    def propose(self, search: Search, subspace: Region) -> Archs:
+        """First a random sample, then the best-predicted archs of the pockets that are new."""
+        if self.shrunk is None:
+            return self.random_archs(search, self.first)
+        pools = self.shrunk.archs, self.random_archs(search, 10 * self.batch)
+        for archs in pools:
+            new = archs[~search.seen(archs)]
+            if len(new):
+                return new[: self.batch]
+        search.stop("nothing new is found: nearly every arch in reach has been scored")
+        return self.shrunk.archs[:1]
+
+    @hookimpl
+    def update(self, search: Search) -> None:
+        """Fit the predictor on all that was scored, and shrink anew."""
+        if not self.fixed:
+            trials = search.trials
+            known = np.flatnonzero(trials.states == State.COMPLETE)
+            values = trials.values[known] if search.maximize else -trials.values[known]
+            self.model.fit(trials.archs[known], values)
+            self.shrink(search)
+
+    @hookimpl
+    def select_final(self, search: Search) -> Selection:
+        """The shrunk space, and the best archs that were scored."""
+        archs = self.shrunk.archs
+        if len(archs) < self.size:
+            warnings.warn(
+                f"the shrunk space has {len(archs):,} archs instead of {self.size:,}: there are "
+                "no more distinct ones that are allowed",
+                stacklevel=2,
+            )
+        subspace = ArchSet(search.space, archs)
+        if search.directory:
+            free = search.problem.evaluator_name in FREE
+            report(
+                search.space, {search.method_name: subspace},
+                reports(search.problem) if free else self.model.predict, costs(search.problem),
+                search.problem.evaluator.report if free else "predicted score",
+                search.directory.path,
+            )  # fmt: skip
+        return Selection(best_trials(search.trials, SELECTED), subspace)
+
+    def shrink(self, search: Search) -> None:
+        """From a new sample of the space, the scored archs and the set so far."""
+        space, rng = search.space, search.rng
+        pockets = Pockets(
+            space, self.model.predict, lambda archs: allowed(search, archs), self.size,
+            self.pocket, self.threshold or measure(space, self.model.predict, seed=rng).suggested,
+            locality=self.neighbors == "near",
+        )  # fmt: skip
+        if self.neighbors == "all":
+            self.shrunk = pockets.best_of(space.all())
+            return
+        sample = self.random_archs(search, max(self.sample, 2 * min(self.size, WORK)))
+        so_far = [self.shrunk.archs] if self.shrunk else []
+        population = np.concatenate([search.trials.archs, *so_far, sample])
+        if self.neighbors == "none":
+            self.shrunk = pockets.best_of(population)
+        else:
+            self.shrunk = pockets.shrink(population, rng)
+
+    def random_archs(self, search: Search, n: int) -> Archs:
+        """n distinct archs of the region, no two isomorphic; fewer if there are no more."""
+        archs = distinct(search.space, search.region.sample(n, search.rng))
+        for _ in range(TRIES):
+            if len(archs) >= n:
+                break
+            more = search.region.sample(n, search.rng)
+            archs = distinct(search.space, np.concatenate([archs, more]))
+        return archs[:n]
+
+
+def allowed(search: Search, archs: Archs) -> npt.NDArray[np.bool_]:
+    """(n, d) -> (n,): which archs lie in the region and keep to the constraints."""
+    inside = search.region.contains(archs)
+    for constraint in search.constraints:
+        rows = np.flatnonzero(inside)
+        inside[rows] = constraint.holds(search.candidates(archs), rows)
+    return inside
+
+
+def _threshold(distance: Any, space: Space) -> int | None:
+    """The largest number of edits between a seed and its neighbors; None to measure it."""
+    if str(distance) == "rwa":
+        return None
+    if str(distance) == "third":
+        return third(space)
+    try:
+        threshold = int(str(distance))
+    except ValueError:
+        raise NasplugError(
+            f"distance is a number of edits, third or rwa; got {distance!r}"
+        ) from None
+    if not 1 <= threshold <= farthest(space):
+        raise NasplugError(
+            f"distance must be 1 to {farthest(space)} in {space.name}, got {threshold}"
+        )
+    return threshold

@@ -1,0 +1,151 @@
+"""OStr-DARTS: Algorithm 1 of "OStr-DARTS: Differentiable Neural Architecture Search based on
+Operation Strength" (Yang et al.). Equation numbers are the paper's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nasplug import Choice, Int, Search, Trials, hookimpl
+from nasplug.nn.oneshot import Oneshot
+from nasplug.space import Archs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nasplug.nn.bilevel import Mixture
+
+Floats = npt.NDArray[np.float64]
+
+CRITERIA = ("strength", "strength*", "naive", "magnitude")
+PARTIAL = 4  # PC-DARTS: a quarter of the channels pass the operations
+
+
+class OStrDarts(Oneshot):
+    """OStr-DARTS: DARTS's supernet; the operations that the loss would miss most are selected."""
+
+    paper = (
+        "Yang et al., OStr-DARTS: Differentiable Architecture Search based on Operation Strength"
+    )
+
+    criterion = Choice("strength", choices=CRITERIA, doc="how operations are selected")
+    optimizer = Choice("darts", choices=("darts", "pc-darts"), doc="how the supernet is trained")
+    patience = Int(
+        0, low=0, high=100_000,
+        doc="epochs without a change of the arch after which the search stops; 0: never",
+    )  # fmt: skip
+
+    @property
+    def partial(self) -> int:
+        return PARTIAL if self.optimizer == "pc-darts" else 1
+
+    def start(self, search: Search) -> list[Tensor]:
+        self.alpha = self.parameter(*self.allowed.shape)
+        self.gates = self.parameter(len(self.allowed)) if self.partial > 1 else None
+        self.sums = {name: self.alpha.detach() * 0 for name in CRITERIA}
+        self.batches = 0
+        self.unchanged = 0
+        self.strength: Floats = np.zeros(self.allowed.shape)  # of the last epoch
+        self.last: Archs | None = None
+        return [self.alpha] if self.gates is None else [self.alpha, self.gates]
+
+    def mixture(self) -> Mixture:
+        from nasplug.nn.bilevel import Mixture
+        from nasplug.nn.mixed import edge_gates
+
+        allowed = self.alpha.new_tensor(self.allowed).bool()
+        beta = self.alpha.masked_fill(~allowed, -np.inf).softmax(-1)  # eq. 1
+        gates = None if self.gates is None else edge_gates(self.gates, self.net.incoming())
+        return Mixture(beta, self.allowed, gates)
+
+    def learned(self) -> None:
+        """Add this mini-batch to the four criteria; all of it is there already."""
+        if self.epoch < self.warmup:
+            return
+        beta, gradient = self.bilevel.mixed, self.bilevel.gradient
+        strength = self.alpha.grad.abs()  # type: ignore[union-attr]  # eq. 9 and 10
+        self.sums["strength"] += strength
+        self.sums["strength*"] += (
+            gradient - (beta * gradient).sum(-1, keepdim=True)
+        ).abs()  # eq. 18
+        self.sums["naive"] += (beta * gradient).abs()  # of removing it: ō - β_o o
+        self.sums["magnitude"] += beta
+        self.batches += 1
+
+    def criteria(self) -> dict[str, Floats]:
+        """(D, O) each: the mean over the epoch's mini-batches of the absolute value; eq. 11."""
+        mean = {
+            name: s.cpu().double().numpy() / max(1, self.batches) for name, s in self.sums.items()
+        }
+        # DARTS selects by the magnitude that the epoch ends with, PC-DARTS with that of the edge.
+        mixture = self.mixture()
+        gates = 1.0 if mixture.gates is None else mixture.gates[:, None]
+        mean["magnitude"] = (mixture.weights * gates).detach().cpu().double().numpy()
+        return mean
+
+    def epoch_metrics(self, search: Search) -> dict[str, float]:
+        """What the table reports of the archs that each criterion selects on this supernet."""
+        criteria = self.criteria().values()
+        archs = np.array([self.net.select(np.where(self.allowed, s, -np.inf)) for s in criteria])
+        reports, _ = self.look_up(search, archs)
+        names = [f"{name}.{self.report}" for name in CRITERIA]
+        return {n: r for n, r in zip(names, reports.tolist(), strict=True) if np.isfinite(r)}
+
+    def epoch_notes(self) -> dict[str, Any]:
+        """{criterion: (D, O) values}, four digits of each."""
+        four = {
+            name: np.vectorize(lambda x: float(f"{x:.3e}"))(s)
+            for name, s in self.criteria().items()
+        }
+        return {"criteria": {name: values.tolist() for name, values in four.items()}}
+
+    def scores(self) -> Floats:
+        return self.criteria()[self.criterion]
+
+    @hookimpl
+    def update(self, search: Search, trials: Trials) -> None:
+        """Early stop, and what each criterion would have selected on this same supernet."""
+        if not len(trials):
+            return
+        arch = trials.archs[0]
+        same = self.last is not None and np.array_equal(self.last, arch)
+        self.unchanged = self.unchanged + 1 if same else 0
+        self.last = arch
+        if self.patience and self.unchanged >= self.patience:
+            search.stop(f"the arch has not changed for {self.unchanged} epochs")
+        self.strength = self.criteria()["strength"]
+        for s in self.sums.values():
+            s.zero_()
+        self.batches = 0
+
+    @hookimpl
+    def select_final(self, search: Search) -> Archs:
+        if search.directory:
+            self._draw_edges(search.directory.path / "edges.png")
+        return super().select_final(search)
+
+    def _draw_edges(self, file: Path) -> None:
+        """β, the norm of the residual features and strength, per edge (Fig. 6)."""
+        from nasplug.nn.pictures import draw_edges, save
+        from nasplug_ostr.features import features
+
+        mixture = self.mixture()
+        norms, _ = features(self.net, mixture, self.val[self.step])
+        quantities = {
+            "β": mixture.weights.detach().cpu().double().numpy(),
+            "residual feature |o - ō|": norms.cpu().double().numpy(),
+            "strength": self.strength,
+        }
+        edges = self.net.decisions
+        size = (10, 5) if len(edges) <= 6 else (18, 11)
+        save(file, size, lambda figure: draw_edges(edges, self.net.ops, quantities, figure))
+
+    def memory(self) -> dict[str, Any]:
+        return {"unchanged": self.unchanged, "strength": self.strength}
+
+    def remember(self, memory: dict[str, Any]) -> None:
+        self.unchanged, self.last = int(memory["unchanged"]), self.arch
+        self.strength = memory["strength"]

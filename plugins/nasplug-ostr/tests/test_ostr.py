@@ -1,0 +1,103 @@
+import json
+
+import numpy as np
+import pytest
+
+import nasplug
+from nasplug import NasplugError
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+
+from nasplug.nn.bilevel import BiLevel, Mixture  # noqa: E402
+from nasplug.nn.training import initialise  # noqa: E402
+from nasplug_ostr import OStrDarts  # noqa: E402
+from nasplug_ostr.features import features  # noqa: E402
+from nasplug_ostr.method import CRITERIA  # noqa: E402
+
+TINY = {"C": 2, "layers": 1, "batch": 256}
+SIZES = {"nb201": {"C": 2, "layers": 2}, "darts": {"C": 2, "layers": 3}}
+
+
+def run(budget=2, seed=0, on="nb201/digits", **options):
+    method = OStrDarts(**(TINY | options))
+    selection = nasplug.search(method, on=on, budget=budget, seed=seed, tracking=False)
+    return selection, method
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_strength_from_features_is_the_gradient_of_alpha(name):
+    """Eq. 8 against eq. 9 and, since cells share α, eq. 10."""
+    space = nasplug.space(name)
+    net = initialise(lambda: space.supernet(in_channels=1, **SIZES[name]), 0).double()
+    generator = torch.Generator().manual_seed(1)
+    shape = len(net.decisions), len(net.ops)
+    alpha = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+    everything = np.ones(shape, bool)
+    level = BiLevel(net, [alpha], lambda: Mixture(alpha.softmax(-1), everything))
+    x = torch.randn(4, 1, 8, 8, generator=generator, dtype=torch.float64)
+    batch = x, torch.randint(10, (4,), generator=generator)
+    _, strength = features(net, Mixture(alpha.softmax(-1).detach(), everything), batch)
+    level.architecture_step(batch, batch)
+    torch.testing.assert_close(strength, alpha.grad.abs(), rtol=1e-9, atol=1e-12)
+    assert float(strength.max()) > 1e-4
+
+
+def test_the_four_criteria_on_one_supernet():
+    _, method = run(budget=1)
+    beta = torch.tensor([[0.2, 0.5, 0.3]])
+    gradients = [torch.tensor([[1.0, -2.0, 0.5]]), torch.tensor([[-1.0, 0.4, 2.0]])]
+    method.alpha = torch.zeros(1, 3, requires_grad=True)
+    method.sums = {name: torch.zeros(1, 3) for name in CRITERIA}
+    method.batches = 0
+    expected = np.zeros((3, 3))
+    for g in gradients:
+        method.bilevel.mixed, method.bilevel.gradient = beta, g
+        method.alpha.grad = beta * (g - (beta * g).sum())
+        method.learned()
+        centred = np.abs((g - (beta * g).sum()).numpy()[0])
+        expected += [beta.numpy()[0] * centred, centred, np.abs((beta * g).numpy()[0])]
+    method.allowed = np.ones((1, 3), bool)
+    for name, values in zip(CRITERIA[:3], expected / 2, strict=True):
+        np.testing.assert_allclose(method.criteria()[name][0], values, rtol=1e-5)  # eq. 11
+
+
+def test_every_epoch_keeps_the_values_of_all_four():
+    selection, method = run(budget=2)
+    for note in selection.search.trials.notes.values():
+        assert {name: np.shape(v) for name, v in note["criteria"].items()} == dict.fromkeys(
+            CRITERIA, (6, 5)
+        )
+    last = json.loads(json.dumps(selection.search.trials.notes[1]))["criteria"]
+    arch = np.argmax(last[method.criterion], axis=1)
+    np.testing.assert_array_equal(arch, method.arch)
+    np.testing.assert_allclose(np.sum(last["magnitude"], 1), 1, atol=0.01)
+
+
+@pytest.mark.parametrize("options", [{"criterion": "magnitude"}, {"optimizer": "pc-darts", "C": 4}])
+def test_other_criteria_and_optimizers_run(options):
+    selection, _ = run(**options)
+    assert 0 <= selection.best.value <= 100
+
+
+def test_the_search_stops_when_the_arch_stays():
+    selection, _ = run(budget=30, criterion="magnitude", patience=2, arch_lr=1e-6)
+    assert len(selection.search.trials) < 30
+    assert selection.search.stopped == "the arch has not changed for 2 epochs"
+
+
+def test_the_same_seed_selects_the_same_arch():
+    assert str(run()[0].best) == str(run()[0].best)
+
+
+def test_bad_input():
+    with pytest.raises(NasplugError, match="one of strength, strength"):
+        run(criterion="size")
+    with pytest.raises(NasplugError, match="multiples of 4"):
+        run(data=[(np.zeros((1, 6, 6), np.uint8), 0)] * 8)
+    with pytest.raises(NasplugError, match="takes a torch Dataset"):
+        run(data="digits")
+    ball = nasplug.Ball(nasplug.space("nb201"), [0] * 6, 2)
+    method = OStrDarts(**TINY)
+    with pytest.raises(NasplugError, match="relaxes nb201 or a mask"):
+        nasplug.search(method, on="nb201/digits", budget=1, tracking=False, within=ball)
