@@ -1,0 +1,443 @@
+"""The command line as a user meets it: what works, what is refused, and how."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nasplug.cli import main
+
+COMMAND = [sys.executable, "-c", "from nasplug.cli import main; main()"]
+TOY = "nb201/toy"
+
+PLUGIN = """
+    import time
+    from nasplug import Space, hookimpl
+
+    class Slow:
+        maximize, reward, report = True, "value", "report"
+
+        def __init__(self, space, data, reward=None, report=None, seed=0):
+            self.region, self.name = space, data
+
+        @classmethod
+        def data(cls, space):
+            return ["slow", "sour", "mixed"] if space.name == "hill" else []
+
+        @classmethod
+        def missing(cls, space, data):
+            return ""
+
+        @hookimpl
+        def evaluate(self, search, candidates):
+            for row in candidates.waiting.tolist():
+                if self.name == "slow":
+                    time.sleep(0.05)
+                total = float(candidates.archs[row].sum())
+                if self.name == "sour" or (self.name == "mixed" and total % 2):
+                    candidates.fail(row, "ValueError: too sour")
+                else:
+                    candidates.tell(row, values=total, reports=total / 2)
+            return candidates
+
+    @hookimpl
+    def register_spaces(register):
+        register("hill", lambda: Space({name: range(8) for name in "abcd"}, name="hill"))
+
+    @hookimpl
+    def register_evaluators(register):
+        register("slow", Slow)
+"""
+
+
+def distribution(folder: Path, name: str, source: str, requires: str = "") -> None:
+    """An installed distribution with one module, announced to nasplug."""
+    (folder / f"{name}.py").write_text(textwrap.dedent(source))
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir()
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+    (info / "METADATA").write_text(metadata + (f"Requires-Dist: {requires}\n" if requires else ""))
+    (info / "entry_points.txt").write_text(f"[nasplug]\n{name} = {name}\n")
+
+
+class Answer:
+    """How a command ended."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+        assert "Traceback" not in err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out.splitlines()[-1])
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nb201_table: Path) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NASPLUG_DATA", str(nb201_table))
+    for name in ("NASPLUG_RUNS", "NASPLUG_TRACEBACK", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def nasplug(here: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """The command in this process: quick."""
+
+    def call(*arguments: str) -> Answer:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        return Answer(int(end.value.code or 0), *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def process(here: Path) -> Callable[..., Answer]:
+    """The command in a process of its own, optionally with plugins of ours."""
+
+    def call(*arguments: str, **env: str) -> Answer:
+        ended = subprocess.run(
+            [*COMMAND, *arguments], capture_output=True, text=True, timeout=240,
+            env={**os.environ, **env}, check=False,
+        )  # fmt: skip
+        return Answer(ended.returncode, ended.stdout, ended.stderr)
+
+    return call
+
+
+@pytest.fixture
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A PYTHONPATH with the plugin above and one that does not import."""
+    folder = tmp_path_factory.mktemp("plugins")
+    distribution(folder, "hill_plugin", PLUGIN)
+    distribution(folder, "broken_plugin", "raise ImportError('no such thing')")
+    return str(folder)
+
+
+# ---- what there is
+
+
+def test_help_names_every_command(nasplug: Callable[..., Answer]) -> None:
+    text = nasplug("--help").out
+    for name in ("plugins", "list", "show", "doctor", "run", "resume", "sync", "ui"):
+        assert f"\n  {name} " in text
+
+
+def test_lists(nasplug: Callable[..., Answer]) -> None:
+    assert {"random", "reinforce"} <= {
+        row["name"] for row in nasplug("list", "methods", "--json").json
+    }
+    spaces = {row["name"]: row for row in nasplug("list", "spaces", "--json").json}
+    assert spaces["nb201"]["archs"] == 15625
+    problems = {row["problem"]: row for row in nasplug("list", "problems", "--json").json}
+    assert problems[TOY]["evaluators"][0] == "table"
+    found = nasplug("plugins", "--json").json
+    assert all(plugin["error"] == "" for plugin in found)
+    for command in ("methods", "spaces", "problems"):
+        assert nasplug("list", command).code == 0
+    assert "regularized-evolution" in nasplug("plugins").out
+
+
+def test_show(nasplug: Callable[..., Answer]) -> None:
+    about = nasplug("show", "regularized-evolution", "--json").json
+    assert "Real et al." in about["paper"]
+    population = {one["name"]: one for one in about["hyperparameters"]}["population"]
+    assert population["type"] == "int"
+    assert population["low"] == 2
+    assert population["doc"]
+    text = nasplug("show", "regularized-evolution").out
+    assert "population" in text
+    assert "[2, 1000]" in text
+
+
+def test_light_commands_import_nothing_heavy(here: Path) -> None:
+    script = """
+        import sys
+        from nasplug.cli import main
+        for line in ("list methods", "list problems", "show random", "plugins", "show dsm",
+                     "run random --on nb201/toy --budget 5 --no-track"):
+            try:
+                main(line.split())
+            except SystemExit:
+                pass
+            pictures = set() if line.startswith("run") else {"matplotlib"}
+            heavy = {"torch", "mlflow", "pandas", "sklearn", *pictures} & set(sys.modules)
+            assert not heavy, (line, heavy)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=240)
+
+
+# ---- searching
+
+
+def test_run_ends_with_the_best_and_where_it_is(nasplug: Callable[..., Answer]) -> None:
+    answer = nasplug("run", "random", "--on", TOY, "--budget", "30", "--out", "d", "--no-track")
+    assert answer.code == 0
+    assert "val_acc@12" in answer.out
+    assert "|nor_conv_3x3~0|" in answer.out
+    assert "run directory: d" in answer.out
+
+
+def test_json_is_the_last_and_only_line(process: Callable[..., Answer]) -> None:
+    arguments = (
+        "run",
+        "random",
+        "--on",
+        TOY,
+        "--budget",
+        "30",
+        "--seed",
+        "3",
+        "--no-track",
+        "--json",
+    )
+    answer = process(*arguments, "--out", "d")
+    assert answer.code == 0
+    assert len(answer.out.splitlines()) == 1
+    said = answer.json
+    assert set(said) == {
+        "method", "problem", "seed", "trials", "failed", "best", "seconds", "run_dir",
+        "mlflow_run_id",
+    }  # fmt: skip
+    assert (said["method"], said["problem"], said["seed"]) == ("random", TOY, 3)
+    assert (said["trials"], said["failed"], said["mlflow_run_id"]) == (30, 0, None)
+    assert set(said["best"]) == {"arch", "value", "report"}
+    assert said["run_dir"] == "d"
+    assert process(*arguments).json["best"] == said["best"]
+
+
+def test_options_reach_the_search(nasplug: Callable[..., Answer]) -> None:
+    said = nasplug(
+        "run", "regularized-evolution", "--on", TOY, "--budget", "20", "--set", "population=5",
+        "--set", "tournament=2", "--reward", "test_acc@200", "--evaluator", "table",
+        "--constraint", "params<=1e6", "--repeats", "count", "--max-seconds", "60", "--out", "d",
+        "--no-track", "--json",
+    ).json  # fmt: skip
+    record = json.loads(Path("d/run.json").read_text())
+    assert record["hyperparameters"]["population"] == 5
+    assert record["reward"] == "test_acc@200"
+    assert record["options"]["constraints"] == ["params<=1e6"]
+    assert record["options"]["repeats"] == "count"
+    assert said["best"]["value"] == said["best"]["report"]
+
+
+def test_failed_trials_are_counted(process: Callable[..., Answer], plugins: str) -> None:
+    arguments = ("run", "random", "--budget", "20", "--no-track", "--json", "--on")
+    answer = process(*arguments, "hill/mixed", PYTHONPATH=plugins)
+    assert answer.code == 0
+    assert 0 < answer.json["failed"] < 20
+    answer = process(*arguments, "hill/sour", PYTHONPATH=plugins)
+    assert answer.code == 2
+    assert "every trial failed; the last said: ValueError: too sour" in answer.err
+
+
+def heed_ctrl_c() -> None:
+    """A shell that starts the tests in the background makes all of them ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_resumed(
+    here: Path, process: Callable[..., Answer], plugins: str, number: signal.Signals
+) -> None:
+    arguments = ["run", "random", "--on", "hill/slow", "--budget", "40", "--no-track"]
+    running = subprocess.Popen(
+        [*COMMAND, *arguments, "--out", "d"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env={**os.environ, "PYTHONPATH": plugins}, preexec_fn=heed_ctrl_c,
+    )  # fmt: skip
+    assert running.stderr is not None
+    assert running.stderr.readline() == "run directory: d\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        running.wait(0.5)
+    running.send_signal(number)
+    out, err = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert out == ""
+    assert err.strip().startswith("interrupted after ")
+    assert err.strip().endswith(" trials; continue with: nasplug resume d")
+    resumed = process("resume", "d", "--json", PYTHONPATH=plugins)
+    assert resumed.code == 0, resumed.err
+    assert resumed.json["trials"] == 40
+    whole = process(*arguments, "--json", PYTHONPATH=plugins)
+    assert resumed.json["best"] == whole.json["best"]
+
+
+def test_interrupted_whenever(here: Path, plugins: str) -> None:
+    running = subprocess.Popen(
+        [*COMMAND, "run", "random", "--on", "hill/slow", "--budget", "1000", "--no-track"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": plugins}, preexec_fn=heed_ctrl_c,
+    )  # fmt: skip
+    with pytest.raises(subprocess.TimeoutExpired):
+        running.wait(3)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+
+
+def test_a_closed_pipe_is_no_traceback(here: Path) -> None:
+    listing = subprocess.Popen(
+        [*COMMAND, "list", "methods"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert listing.stdout is not None
+    assert listing.stderr is not None
+    listing.stdout.close()
+    listing.wait(60)
+    assert listing.stderr.read() == ""
+    listing.stderr.close()
+
+
+# ---- what is refused: one message that names the thing and the fix, exit code 2, no traceback
+
+BAD = {
+    "run randon --on nb201/toy": "unknown method 'randon'; did you mean random",
+    "run random --on nb202/toy": "unknown space 'nb202'; did you mean nb",
+    "run random --on nb201/toi": "did you mean nb201/toy",
+    "run random --on nb201": "a problem is named SPACE/DATA, such as nb201/digits",
+    "run random --on nb201/toy --evaluator tabel": "did you mean table?",
+    "run random --on nb201/toy --reward val_acc": "did you mean val_acc@12?",
+    "run random --on nb201/toy --set K": "--set takes NAME=VALUE",
+    "run random --on nb201/toy --set batsh=4": "did you mean batch?",
+    "run random --on nb201/toy --set seed=4": "unknown hyperparameter 'seed'",
+    "run random --on nb201/toy --set batch=four": "must be a whole number, got 'four'",
+    "run random --on nb201/toy --set batch=0": "hyperparameter batch must be within [1,",
+    "run random --on nb201/toy --budget 0": "budget must be above 0, got 0",
+    "run random --on nb201/toy --budget -3": "budget must be above 0, got -3",
+    "run random --on nb201/toy --budget ten": "'ten' is not a valid integer",
+    "run random --on nb201/toy --max-seconds 0": "max_seconds must be above 0",
+    "run random --on nb201/toy --max-cost 5": "states no costs",
+    "run random --on nb201/toy --constraint flops": "a constraint reads NAME <= NUMBER",
+    "run random --on nb201/toy --constraint flop<=3": "did you mean flops?",
+    "run random --on nb201/toy --constraint params<=0": "no trial keeps to the constraints",
+    "run random --on nb201/toy --repeats maybe": "'maybe' is not one of 'free', 'count'",
+    "run random --on nb201/toy --within nowhere": "nowhere is not a run directory",
+    "run": "Missing argument 'METHOD'",
+    "rum random": "No such command 'rum'",
+    "show dsn": "unknown method 'dsn'",
+    "resume nowhere": "nowhere is not a run directory",
+    "sync nowhere": "nowhere is not a run directory",
+}
+
+
+STARTED = ("--max-cost 5", "--constraint flop<=3", "--constraint params<=0")  # found out later
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_refused(nasplug: Callable[..., Answer], line: str) -> None:
+    untracked = ["--no-track"] if line.startswith("run random") else []
+    answer = nasplug(*line.split(), *untracked)
+    assert answer.code == 2
+    assert BAD[line] in answer.err
+    assert answer.out == ""
+    if not line.endswith(STARTED):
+        assert not list(Path().iterdir()), "a refused run leaves nothing behind"
+
+
+def test_refused_as_a_process(process: Callable[..., Answer]) -> None:
+    for line in ("run randon --on nb201/toy", "run random --on nb201/toy --budget 0"):
+        answer = process(*line.split())
+        assert answer.code == 2
+        assert answer.err.startswith("error: ")
+        assert len(answer.err.splitlines()) == 1
+
+
+def test_traceback_on_demand(here: Path) -> None:
+    ended = subprocess.run(
+        [*COMMAND, "run", "randon"], capture_output=True, text=True, check=False,
+        env={**os.environ, "NASPLUG_TRACEBACK": "1"},
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert "Traceback" in ended.stderr
+
+
+def test_taken_and_foreign_directories(nasplug: Callable[..., Answer]) -> None:
+    arguments = ("run", "random", "--on", TOY, "--budget", "5", "--no-track", "--out", "d")
+    assert nasplug(*arguments).code == 0
+    again = nasplug(*arguments)
+    assert again.code == 2
+    assert "nasplug resume d" in again.err
+    assert nasplug("resume", "d").code == 0, "resuming a finished run replays it"
+    inside = nasplug("run", "random", "--on", TOY, "--no-track", "--within", "d")
+    assert inside.code == 2
+    assert "not with a subspace" in inside.err
+    record = json.loads(Path("d/run.json").read_text())
+    Path("d/run.json").write_text(json.dumps({**record, "format": 99}))
+    later = nasplug("resume", "d")
+    assert later.code == 2
+    assert "format 99" in later.err
+    Path("d/run.json").write_text("{")
+    assert "is not a run directory" in nasplug("resume", "d").err
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "empty"])
+def test_a_bad_table(
+    nasplug: Callable[..., Answer],
+    nb201_table: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: str,
+) -> None:
+    whole = (nb201_table / "nas-bench-201.parquet").read_bytes()
+    Path("data").mkdir()
+    bad = {"truncated": whole[: len(whole) // 2], "foreign": b"a,b\n1,2\n" * 100, "empty": b""}
+    Path("data/nas-bench-201.parquet").write_bytes(bad[damage])
+    monkeypatch.setenv("NASPLUG_DATA", "data")
+    answer = nasplug("run", "random", "--on", TOY, "--no-track")
+    assert answer.code == 2
+    assert "data/nas-bench-201.parquet cannot be read as parquet" in answer.err
+    assert "truncated" in answer.err
+    listed = nasplug("list", "problems", "--json")
+    assert listed.code == 0
+    assert TOY not in {row["problem"] for row in listed.json}
+
+
+def test_another_benchmarks_table(
+    nasplug: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    Path("data").mkdir()
+    columns = {"arch": ["00000000"], "toy/val_acc@12": [1.0], "toy/test_acc@200": [1.0]}
+    parquet.write_table(pyarrow.table(columns), "data/nas-bench-201.parquet")
+    monkeypatch.setenv("NASPLUG_DATA", "data")
+    answer = nasplug("run", "random", "--on", TOY, "--no-track")
+    assert answer.code == 2
+    assert "data/nas-bench-201.parquet is not a table of nb201" in answer.err
+
+
+def test_no_data(nasplug: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NASPLUG_DATA")
+    answer = nasplug("run", "random", "--on", "nb201/cifar10", "--no-track")
+    assert answer.code == 2
+    assert "set NASPLUG_DATA to the folder that holds nas-bench-201.parquet" in answer.err
+    monkeypatch.setenv("NASPLUG_DATA", "nowhere")
+    answer = nasplug("run", "random", "--on", "nb201/cifar10", "--no-track")
+    assert answer.code == 2
+    assert "nowhere/nas-bench-201.parquet, which is not there" in answer.err
+
+
+def test_a_broken_plugin_leaves_the_others_working(
+    process: Callable[..., Answer], plugins: str
+) -> None:
+    found = {one["name"]: one for one in process("plugins", "--json", PYTHONPATH=plugins).json}
+    assert found["broken_plugin"]["error"] == "ImportError: no such thing"
+    assert found["hill_plugin"]["provides"] == ["hill", "slow"]
+    assert "random" in found["baselines"]["provides"]
+    assert "no such thing" in process("plugins", PYTHONPATH=plugins).out
+    answer = process("run", "brokn", "--on", TOY, PYTHONPATH=plugins)
+    assert answer.code == 2
+    assert "broken_plugin; see `nasplug plugins`" in answer.err

@@ -1,0 +1,70 @@
+"""Every installed arch-proposing method, through the public door: seeds, resume, subspaces."""
+
+import numpy as np
+import pytest
+
+import nasplug
+from nasplug import Space
+from nasplug.plugins import registry
+
+SPACE = Space({f"d{i}": range(4) for i in range(6)})
+METHODS = [
+    name
+    for name in ("random", "regularized-evolution", "local-search", "reinforce", "dsm")
+    if name in registry().methods
+]
+BUDGET = 60
+
+
+def score(arch):
+    return sum(choice * (i + 1) for i, choice in enumerate(arch.values()))
+
+
+def search(method, **options):
+    options = {"space": SPACE, "evaluate": score, "budget": BUDGET, "tracking": False} | options
+    return nasplug.search(method, **options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_interrupted_and_resumed_is_never_interrupted(tmp_path, method):
+    never = search(method, seed=3).search.trials.archs
+    calls = 0
+
+    def interrupted(arch):
+        nonlocal calls
+        calls += 1
+        if calls == stop:
+            raise KeyboardInterrupt
+        return score(arch)
+
+    for stop in np.random.default_rng(0).integers(2, BUDGET, 3).tolist():
+        calls, out = 0, tmp_path / str(stop)
+        with pytest.raises(KeyboardInterrupt):
+            search(method, seed=3, evaluate=interrupted, out=out)
+        resumed = nasplug.resume(out, evaluate=score).search.trials.archs
+        assert np.array_equal(resumed, never)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_answer_is_the_best_that_was_scored(method):
+    result = search(method, seed=1)
+    assert result.best.value == result.search.trials.values.max()
+    assert result.best.value == score(result.best.params)
+
+
+def test_a_run_directory_tells_all(tmp_path):
+    result = search("random", out=tmp_path / "run")
+    names = {file.name for file in (tmp_path / "run").iterdir()}
+    assert {"run.json", "journal.sqlite", "selection.json", "trials.csv", "status.json"} <= names
+    assert result.run_dir == tmp_path / "run"
+    assert len(result.trials) == BUDGET
+
+
+def test_the_best_becomes_a_module():
+    torch = pytest.importorskip("torch")
+    result = nasplug.search("random", on="nb201/digits", budget=1, tracking=False)
+    model = result.best.build(num_classes=7)
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+    assert result.best.metrics["params"] > 0
+    assert 0 <= result.best.value <= 100
+    assert 0 <= result.report <= 100

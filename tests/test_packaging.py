@@ -1,0 +1,155 @@
+"""Wheels of the kernel and of every plugin, each plugin in an environment of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
+
+pytestmark = pytest.mark.skipif(not shutil.which("uv"), reason="needs uv")
+
+OWN_METHOD = """
+import sys, time
+start = time.perf_counter()
+import nasplug
+print(f"import nasplug: {time.perf_counter() - start:.3f} s")
+heavy = {"click", "rich", "torch", "pandas", "mlflow", "pyarrow"} & set(sys.modules)
+assert not heavy, heavy
+
+class Mine(nasplug.Method):
+    batch = nasplug.Int(2, low=1)
+
+    @nasplug.hookimpl
+    def propose(self, search, subspace):
+        return subspace.sample(self.batch, search.rng)
+
+space = nasplug.Space({"width": [16, 32, 64], "depth": [1, 2, 3]})
+result = nasplug.search(
+    Mine(batch=3), space=space, evaluate=lambda arch: arch["width"] * arch["depth"],
+    budget=9, tracking=False,
+)
+assert result.best.value == 192, result.best
+"""
+
+
+def uv(*arguments: object, **options: Any) -> None:
+    command = ["uv", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def build(source: Path, out: Path) -> Path:
+    """The wheel of a distribution, built from a copy, so that nothing old gets into it."""
+    copy = out / f"{source.name}-source"
+    copy.mkdir()
+    for name in ("pyproject.toml", "setup.py", "README.md"):
+        if (source / name).exists():
+            shutil.copy(source / name, copy)
+    for name in ("nasplug", "src"):
+        if (source / name).exists():
+            ignore = shutil.ignore_patterns("*.egg-info", "__pycache__")
+            shutil.copytree(source / name, copy / name, ignore=ignore)
+    uv("build", "--quiet", "--wheel", "--out-dir", copy / "dist", copy)
+    return next((copy / "dist").glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(ROOT, tmp_path_factory.mktemp("kernel"))
+
+
+def environment(folder: Path) -> Path:
+    """A fresh virtual environment; returns its python."""
+    uv("venv", "--quiet", "--python", sys.executable, folder / "venv")
+    return folder / "venv" / "bin" / "python"
+
+
+def clean(**extra: str) -> dict[str, str]:
+    """Our environment variables, without what would let our packages shine through."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    ours.pop("VIRTUAL_ENV", None)
+    return {**ours, **extra}
+
+
+def test_the_kernel_needs_numpy_and_pluggy_only(kernel: Path, tmp_path: Path) -> None:
+    python = environment(tmp_path)
+    uv("pip", "install", "--quiet", "--python", python, "numpy", "pluggy")
+    uv("pip", "install", "--quiet", "--python", python, "--no-deps", kernel)
+    done = subprocess.run(
+        [python, "-c", OWN_METHOD], capture_output=True, text=True, check=False, cwd=tmp_path,
+        env=clean(),
+    )  # fmt: skip
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
+def test_each_plugin_works_next_to_the_kernel(
+    plugin: Path, kernel: Path, tmp_path: Path, nb201_table: Path
+) -> None:
+    python = environment(tmp_path)
+    wheel = build(plugin, tmp_path)
+    uv(
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        python,
+        f"nasplug[tables] @ {kernel.as_uri()}",
+        wheel,
+    )
+
+    def nasplug(*arguments: str) -> Any:
+        done = subprocess.run(
+            [python.parent / "nasplug", *arguments, "--json"], capture_output=True, text=True,
+            check=False, cwd=tmp_path, env=clean(NASPLUG_DATA=str(nb201_table)),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    found = nasplug("plugins")
+    assert not [one["error"] for one in found if one["error"]]
+    assert sum(not one["name"].startswith("nasplug.") for one in found) == 1
+    methods = [row["name"] for row in nasplug("list", "methods")]
+    assert methods
+    for method in methods:
+        declared = {one["name"] for one in nasplug("show", method)["hyperparameters"]}
+        epochs = "epochs" in declared  # it trains a supernet on data, which a table has not
+        task = ["nb201/digits", "--budget", "1", "--set", "epochs=1"] if epochs else [
+            "nb201/toy", "--budget", "60"
+        ]  # fmt: skip
+        said = nasplug("run", method, "--on", *task, "--out", method, "--no-track")
+        assert said["trials"] >= 1
+        assert said["failed"] == 0
+        assert said["best"]["arch"]
+    assert nasplug("doctor", "nb201/toy")["ok"]
+
+
+def test_ci_calls_the_readmes_command() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    readme = (ROOT / "README.md").read_text().splitlines()
+    commands = [line for line in readme if line.endswith("tox run -e tests")]
+    assert len(commands) == 1
+    assert script.endswith(f"\n{commands[0]}\n")
+
+
+@pytest.mark.parametrize("folder", [ROOT, *PLUGINS], ids=lambda path: path.name)
+def test_what_a_distribution_says_of_itself(folder: Path) -> None:
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == ">=3.11"
+    assert project["description"]
+    assert (folder / project["readme"]).exists()
+    if folder != ROOT:
+        assert any(re.match(r"nasplug\b(?!-)", need) for need in project["dependencies"])
+        assert project["entry-points"]["nasplug"]

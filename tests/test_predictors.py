@@ -1,0 +1,100 @@
+"""Predictors behind one interface, and what they refuse to learn from."""
+
+import numpy as np
+import pytest
+
+import nasplug
+from nasplug import NasplugError
+from nasplug.predictors import PREDICTORS, XGBoost, held_out, normal_scores, predictor
+
+pytest.importorskip("sklearn")
+pytest.importorskip("xgboost")
+
+SPACE = nasplug.space("nb201")
+
+
+def scored(n, seed=0):
+    archs = SPACE.sample(n, seed)
+    return archs, (archs == 3).sum(1) + 0.3 * (archs == 1).sum(1) - 2.0 * (archs[:, 3] == 0)
+
+
+@pytest.mark.parametrize("name", PREDICTORS)
+def test_each_ranks_archs_it_has_not_seen(name):
+    correlations = held_out(predictor(name, SPACE), *scored(300))
+    assert correlations["spearman"] > 0.8
+    assert correlations["kendall"] > 0.6
+
+
+@pytest.mark.parametrize("name", PREDICTORS)
+def test_a_seed_fixes_the_predictions(name):
+    archs, values = scored(60)
+    first, second = (predictor(name, SPACE, 3).fit(archs, values).predict(archs) for _ in "ab")
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["forest", "mlp"])
+def test_ensembles_are_less_certain_far_from_what_they_learned(name):
+    archs = SPACE.all()
+    near = archs[archs[:, 0] < 2]
+    model = predictor(name, SPACE).fit(*(column[:200] for column in scored(400)))
+    assert model.uncertainty(near).shape == (len(near),)
+    assert (model.uncertainty(near) >= 0).all()
+
+
+def test_xgboost_knows_no_uncertainty():
+    with pytest.raises(NasplugError, match="forest and mlp do"):
+        XGBoost(SPACE).fit(*scored(50)).uncertainty(SPACE.sample(2, 0))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1.0] * 20, "all 20 values are 1"),
+        ([1.0] * 19 + [np.nan], "1 of 20 values: they are not finite"),
+        ([1.0, 2.0], "at least 5 scored archs, got 2"),
+    ],
+)
+def test_what_cannot_be_fitted_says_why(values, message):
+    with pytest.raises(NasplugError, match=message):
+        predictor("forest", SPACE).fit(SPACE.sample(len(values), 0), values)
+
+
+def test_a_misspelt_predictor_is_met_with_the_nearest():
+    with pytest.raises(NasplugError, match="did you mean xgboost"):
+        predictor("xgbost", SPACE)
+
+
+def test_a_saved_model_predicts_the_same_and_only_for_its_space(tmp_path):
+    archs, values = scored(100)
+    model = XGBoost(SPACE).fit(archs, values)
+    model.save(tmp_path / "model.ubj")
+    again = XGBoost(SPACE, path=tmp_path / "model.ubj")
+    assert np.array_equal(again.predict(archs), model.predict(archs))
+    with pytest.raises(NasplugError, match="30 features; an arch of macro has 24"):
+        XGBoost(nasplug.space("macro"), path=tmp_path / "model.ubj")
+    (tmp_path / "other.json").write_text("not a model")
+    with pytest.raises(NasplugError, match="no XGBoost model"):
+        XGBoost(SPACE, path=tmp_path / "other.json")
+
+
+def test_normal_scores_keep_the_order_and_tame_the_tail():
+    scores = normal_scores([-1e9, 1.0, 2.0, 2.0, 3.0])
+    assert scores[2] == scores[3]
+    assert scores[0] == pytest.approx(-scores[4])
+    assert (np.diff(scores) >= 0).all()
+
+
+def test_a_model_file_makes_a_problem_of_a_space_without_a_table(tmp_path, monkeypatch):
+    space = nasplug.space("shufflenetv2")
+    archs = space.sample(300, 0)
+    folder = tmp_path / "predictors" / "shufflenetv2"
+    folder.mkdir(parents=True)
+    model = XGBoost(space).fit(archs, archs.sum(1))
+    model.save(folder / "mine.ubj")
+    monkeypatch.setenv("NASPLUG_DATA", str(tmp_path))
+    assert "shufflenetv2/mine" in [row["problem"] for row in nasplug.problems()]
+    result = nasplug.search("random", "shufflenetv2/mine", budget=5, tracking=False)
+    trials = result.search.trials
+    assert np.allclose(trials.values, model.predict(trials.archs))
+    with pytest.raises(NasplugError, match="did you mean shufflenetv2/mine"):
+        nasplug.problem("shufflenetv2/mime")

@@ -1,0 +1,331 @@
+"""The five-hook loop: contract, cache, budgets, failures."""
+
+import math
+
+import numpy as np
+import pytest
+
+import nasplug
+from nasplug import (
+    ArchSet,
+    Bool,
+    Choice,
+    Float,
+    Int,
+    Mask,
+    Method,
+    NasplugError,
+    Selection,
+    Space,
+    State,
+    hookimpl,
+)  # fmt: skip
+from nasplug.plugins import Plugin, Registry
+
+SPACE = Space({"width": [1, 2, 3, 4], "depth": [1, 2, 3], "act": ["relu", "gelu"]})
+
+
+def score(arch):
+    return arch["width"] * arch["depth"]
+
+
+class Uniform(Method):
+    """Uniform samples."""
+
+    batch = Int(1, low=1, high=100, doc="archs a round")
+
+    @hookimpl
+    def propose(self, search, subspace):
+        return subspace.sample(self.batch, search.rng)
+
+
+def search(method=None, **options):
+    options = {"space": SPACE, "evaluate": score, "budget": 10, "tracking": False} | options
+    return nasplug.search(method or Uniform(), **options)
+
+
+class Recorder(Uniform):
+    """Notes which hook was called, with what."""
+
+    def setup(self, search):
+        self.calls = []
+
+    @hookimpl
+    def sample_space(self, search):
+        self.calls.append(("sample_space", search.round))
+        return Mask(search.space, {"act": ["gelu"]})
+
+    @hookimpl
+    def propose(self, search, subspace):
+        self.calls.append(("propose", subspace.size))
+        return subspace.sample(2, search.rng)
+
+    @hookimpl
+    def update(self, search, trials):
+        self.calls.append(("update", len(trials), trials.values.tolist()))
+
+    @hookimpl
+    def select_final(self, search):
+        self.calls.append(("select_final", search.round))
+        return Selection(archs=search.trials.archs[:1], subspace=ArchSet(SPACE, [[0, 0, 0]]))
+
+
+def test_hooks_are_called_in_order_with_what_the_last_one_returned():
+    method = Recorder()
+    result = search(method, budget=4, repeats="count")
+    assert [call[0] for call in method.calls] == [
+        "sample_space", "propose", "update", "sample_space", "propose", "update", "select_final",
+    ]  # fmt: skip
+    assert method.calls[1] == ("propose", 12)
+    values = [SPACE.to_dict(a) for a in result.search.trials.archs[:2]]
+    assert method.calls[2] == ("update", 2, [score(v) for v in values])
+    assert {trial.params["act"] for trial in result.search.trials} == {"gelu"}
+    assert np.array_equal(result.archs, result.search.trials.archs[:1])
+    assert result.subspace.size == 1
+    assert result.best.number == 0
+
+
+class Doubler:
+    """A wrapper around evaluate, and one more listener of update."""
+
+    def __init__(self):
+        self.seen = 0
+
+    @hookimpl(wrapper=True)
+    def evaluate(self, search, candidates):
+        self.waiting = len(candidates.waiting)
+        trials = yield
+        trials.values[:] = 2 * trials.values
+        return trials
+
+    @hookimpl
+    def update(self, trials):
+        self.seen += len(trials)
+
+
+class TakesOver:
+    """A second evaluator, registered later and so asked first."""
+
+    @hookimpl
+    def evaluate(self, search, candidates):
+        return candidates.tell(values=np.arange(len(candidates.waiting)) - 5.0)
+
+
+def test_wrappers_wrap_and_update_reaches_everyone():
+    method, doubler = Recorder(), Doubler()
+    result = search(method, budget=2, plugins=[doubler], repeats="count")
+    assert doubler.waiting == 2
+    assert doubler.seen == 2
+    assert method.calls[2][2] == [2 * v for v in result.search.trials.values.tolist()]
+
+
+def test_the_first_result_counts():
+    result = search(Uniform(batch=4), budget=4, plugins=[TakesOver()], repeats="count")
+    assert result.search.trials.values.min() == -5.0
+
+
+def test_defaults_need_only_propose():
+    result = search(budget=1000)
+    assert result.best.value == 12
+    assert len(result.search.trials) == SPACE.size
+    assert "every arch in reach" in result.search.stopped
+    assert [t.value for t in result.ranked(3)] == [12, 12, 9]
+
+
+@pytest.mark.parametrize("batch", [1, 7, 100])
+def test_repeats_are_free_unless_they_count(batch):
+    calls = []
+
+    def evaluate(arch):
+        calls.append(tuple(arch.values()))
+        return score(arch)
+
+    free = search(Uniform(batch=batch), evaluate=evaluate, budget=20)
+    assert len(free.search.trials) == len(calls) == len(set(calls)) == 20
+    assert not free.search.trials.repeats.any()
+    calls.clear()
+    count = search(Uniform(batch=batch), evaluate=evaluate, budget=50, repeats="count")
+    trials = count.search.trials
+    assert len(trials) == 50
+    assert len(calls) == len(set(calls)) == 50 - trials.repeats.sum()
+    assert trials.repeats.sum() >= 50 - SPACE.size
+    assert trials.values.tolist() == [score(p) for p in (t.params for t in trials)]
+
+
+def test_same_seed_same_trials():
+    def archs(seed):
+        return search(seed=seed).search.trials.archs.tolist()
+
+    assert archs(3) == archs(3)
+    assert archs(3) != archs(4)
+
+
+def test_minimising():
+    result = search(direction="minimize", budget=1000)
+    assert result.best.value == 1
+
+
+def test_budgets_of_cost_and_time():
+    def evaluate(arch):
+        return {"value": score(arch), "cost": 10.0}
+
+    spent = search(evaluate=evaluate, budget=24, max_cost=55).search
+    assert (spent.stopped, len(spent.trials), spent.cost) == ("cost spent", 6, 60.0)
+    timed = search(budget=10**6, max_seconds=0.05, repeats="count").search
+    assert timed.stopped == "time is up"
+
+
+def test_what_the_function_returns_reaches_the_table():
+    def evaluate(arch, trial):
+        trial.set_user_attr("note", "hello")
+        return {"value": score(arch), "report": 5, "cost": 2, "latency": arch["depth"]}
+
+    result = search(evaluate=evaluate, budget=5)
+    trial = result.best
+    assert (trial.report_value, trial.cost, result.report) == (5, 2, 5)
+    assert trial.metrics == {"latency": trial.params["depth"]}
+    assert trial.user_attrs == {"note": "hello"}
+    assert trial.state is State.COMPLETE
+    table = result.search.trials.to_dict()
+    assert table["latency"] == table["params.depth"]
+
+
+def test_failures_are_failed_trials_not_a_dead_search():
+    def evaluate(arch):
+        if arch["act"] == "relu":
+            raise RuntimeError("out of memory")
+        return math.nan if arch["depth"] == 2 else score(arch)
+
+    result = search(evaluate=evaluate, budget=24)
+    trials = result.search.trials
+    failed = trials.states == State.FAILED
+    assert failed.sum() == 16
+    errors = {trials[i].user_attrs["error"] for i in np.flatnonzero(failed)}
+    assert errors == {"RuntimeError: out of memory", "the value is not finite"}
+    assert result.best.value == 12
+    assert result.to_dict()["failed"] == 16
+
+
+def test_a_search_whose_every_trial_failed_is_an_error():
+    with pytest.raises(NasplugError, match="every trial failed; the last said: ZeroDivision"):
+        search(evaluate=lambda arch: 1 / 0, budget=3)
+
+
+def test_constraints_keep_archs_from_being_selected():
+    def evaluate(arch):
+        return {"value": score(arch), "latency": arch["width"]}
+
+    result = search(evaluate=evaluate, budget=24, constraints=["latency <= 2"])
+    assert result.best.value == 6
+    assert result.search.trials.feasible.sum() == 12
+    with pytest.raises(NasplugError, match="no trial keeps to the constraints"):
+        search(evaluate=evaluate, constraints=["latency<0.5"])
+    with pytest.raises(NasplugError, match="unknown constraint on 'latenzy'; did you mean latency"):
+        search(evaluate=evaluate, constraints=["latenzy<=1"])
+    with pytest.raises(NasplugError, match="reads NAME <= NUMBER"):
+        search(constraints=["latency is small"])
+
+
+def test_pruning_by_the_median():
+    def evaluate(arch, trial):
+        for step in range(3):
+            trial.report(score(arch), step)
+            if trial.should_prune():
+                raise nasplug.TrialPruned
+        return score(arch)
+
+    result = search(evaluate=evaluate, budget=24, prune=True)
+    trials = result.search.trials
+    pruned = trials.states == State.PRUNED
+    assert 0 < pruned.sum() < 24
+    assert trials.values[pruned].max() < 12
+    assert result.best.intermediate_values == {0: 12.0, 1: 12.0, 2: 12.0}
+
+
+def test_searching_within_a_subspace():
+    region = Mask(SPACE, {"width": [1, 2]})
+    result = search(budget=100, within=region)
+    assert region.contains(result.search.trials.archs).all()
+    assert result.best.value == 6
+    with pytest.raises(NasplugError, match="no region of custom"):
+        search(within=ArchSet(Space({"a": [1, 2]}, name="other"), [[0]]))
+
+
+class Outside(Method):
+    """Proposes what it likes."""
+
+    @hookimpl
+    def propose(self):
+        return np.array([[3, 0, 0]])
+
+
+class Broken(Uniform):
+    @hookimpl
+    def update(self, trials):
+        raise KeyError("weights")
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        (Outside(), {"within": Mask(SPACE, {"width": [1]})}, "Outside.propose left mask of custom"),
+        (Broken(), {}, "plugin 'Broken', in update: KeyError: 'weights'"),
+        (Method(), {}, "Method implements no propose"),
+        (None, {"budget": 0}, "budget must be above 0, got 0"),
+        (None, {"max_seconds": -1}, "max_seconds must be above 0"),
+        (None, {"repeats": "never"}, "'free' or 'count'"),
+        (None, {"direction": "up"}, "'maximize' or 'minimize'"),
+        (None, {"on": "nb201/digits"}, "not both"),
+        (None, {"space": None}, "what to search"),
+        (None, {"evaluate": 3}, "must be a function"),
+        ("unifrom", {}, "unknown method 'unifrom'"),
+    ],
+)
+def test_what_is_wrong_is_named(method, options, message):
+    with pytest.raises(NasplugError, match=message):
+        search(method, **options)
+
+
+class Tuned(Uniform):
+    lr = Float(0.1, low=1e-3, high=1, log=True)
+    mode = Choice("a", choices=("a", "b"))
+    fast = Bool(False)
+
+
+def test_hyperparameters_are_declared_once():
+    assert list(Tuned.declared()) == ["batch", "lr", "mode", "fast"]
+    method = Tuned(batch="3", lr="1e-2", mode="b", fast="yes")
+    assert (method.batch, method.lr, method.mode, method.fast) == (3, 0.01, "b", True)
+    assert Tuned.lr.bounds == "[0.001, 1] log"
+
+
+class Clash(Uniform):
+    seed = Int(0)
+
+
+def test_a_hyperparameter_that_search_would_swallow_is_refused():
+    class Announces:
+        @hookimpl
+        def register_methods(self, register):
+            register("clash", Clash)
+
+    with pytest.raises(NasplugError, match="'seed' is an option"):
+        Registry().load(Plugin("clash", ""), Announces())
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "message"),
+    [
+        ({"bach": 3}, "unknown hyperparameter 'bach'; did you mean batch"),
+        ({"batch": 0}, r"batch must be within \[1, 100\], got 0"),
+        ({"batch": "many"}, "batch must be a whole number, got 'many'"),
+        ({"batch": 2.5}, "batch must be a whole number, got 2.5"),
+        ({"lr": "fast"}, "lr must be a number"),
+        ({"lr": "nan"}, "lr must be within"),
+        ({"mode": "c"}, "mode must be one of a, b"),
+        ({"fast": "maybe"}, "fast must be true or false"),
+    ],
+)
+def test_bad_hyperparameters_are_named(hyperparameters, message):
+    with pytest.raises(NasplugError, match=message):
+        Tuned(**hyperparameters)

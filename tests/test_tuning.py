@@ -1,0 +1,455 @@
+"""Studies: what is offered, in which order, what is kept, and what bad input is told."""
+
+import csv
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+
+import nasplug
+from nasplug import Bool, Choice, Float, Int, Method, NasplugError, Space, hookimpl
+
+if importlib.util.find_spec("optuna") is None:
+    pytest.skip("needs optuna", allow_module_level=True)
+
+import optuna
+from optuna.trial import TrialState
+
+from nasplug.tuning.space import HyperparameterSpace
+from nasplug.tuning.storage import Queue, open_storage, retried
+
+SPACE = Space({f"d{i}": range(4) for i in range(6)}, name="toy")
+
+
+def score(arch):
+    return float(sum(choice * (i + 1) for i, choice in enumerate(arch.values())))
+
+
+class Climber(Method):
+    """Edits of the best arch, or uniform samples."""
+
+    edits = Int(6, low=1, high=6, doc="decisions drawn anew")
+    rate = Float(0.5, low=1e-3, high=1.0, log=True, doc="means nothing")
+    mode = Choice("sample", choices=("sample", "climb"))
+    patience = Int(3, low=1, high=9, when="mode=climb")
+    loud = Bool(False, tunable=False)
+    margin = Float(0.0, doc="unbounded")
+
+    @hookimpl
+    def propose(self, search, subspace):
+        arch = subspace.sample(1, search.rng)
+        if self.mode == "climb" and len(search.trials) > self.patience:
+            best = search.trials.archs[search.trials.scores.argmax()]
+            kept = search.rng.permutation(6)[self.edits :]
+            arch[0, kept] = best[kept]
+        return arch
+
+
+def tune(out, method=Climber, evaluate=score, **options):
+    options = {"trials": 6, "seeds": 2, "budget": 15, "tracking": False, **options}
+    return nasplug.tune(method, space=SPACE, evaluate=evaluate, out=out, **options)
+
+
+def offered(study):
+    return [(trial.params, trial.values, trial.state) for trial in study.trials]
+
+
+@pytest.fixture(autouse=True)
+def _no_plots(monkeypatch, request):
+    """They take most of the time of a small study."""
+    if request.node.originalname != "test_plots":
+        for name in ("_draw", "_draw_page"):
+            monkeypatch.setattr(f"nasplug.tuning.report.{name}", lambda *_: None)
+
+
+# ---- what a method declares
+
+
+def suggested(params, **values):
+    space = HyperparameterSpace(Climber.declared(), params, {})
+    return space.suggest(optuna.trial.FixedTrial(values))
+
+
+def test_a_condition_decides_what_is_offered():
+    climbing = suggested(("patience", "mode"), mode="climb", patience=5)
+    assert climbing == {"mode": "climb", "patience": 5}
+    assert suggested(("patience", "mode"), mode="sample") == {"mode": "sample"}
+
+
+def test_by_default_all_that_can_be_tuned():
+    space = HyperparameterSpace(Climber.declared(), None, {})
+    assert space.names == ("edits", "rate", "mode", "patience")
+    assert space.defaults == {"edits": 6, "rate": 0.5, "mode": "sample"}
+    assert HyperparameterSpace(Climber.declared(), None, {"mode": "sample"}).names == (
+        "edits",
+        "rate",
+    )
+
+
+def test_types_bounds_and_scales():
+    study = optuna.create_study()
+    trial = study.ask()
+    HyperparameterSpace(Climber.declared(), None, {"mode": "climb"}).suggest(trial)
+    assert trial.distributions["edits"] == optuna.distributions.IntDistribution(1, 6)
+    assert trial.distributions["rate"] == optuna.distributions.FloatDistribution(
+        1e-3, 1.0, log=True
+    )
+    assert "patience" in trial.distributions
+
+
+@pytest.mark.parametrize(
+    ("params", "fixed", "message"),
+    [
+        (("edit",), {}, "did you mean edits"),
+        (("loud",), {}, "loud cannot be tuned: the method declares it so"),
+        (("margin",), {}, "margin cannot be tuned: it has no bounds"),
+        (("patience",), {}, "only matters if mode=climb"),
+        (("edits",), {"edits": 3}, "edits cannot be tuned: it is set"),
+        (None, {"edits": 9}, r"within \[1, 6\]"),
+        ((), {}, "nothing to tune"),
+    ],
+)
+def test_what_cannot_be_tuned(params, fixed, message):
+    with pytest.raises(NasplugError, match=message):
+        HyperparameterSpace(Climber.declared(), params, fixed)
+
+
+# ---- a study
+
+
+def test_defaults_first_and_what_is_left(tmp_path):
+    study = tune(tmp_path / "s", trials=8)
+    assert isinstance(study, optuna.Study)
+    assert study.directory == tmp_path / "s"
+    assert study.trials[0].params == {"edits": 6, "rate": 0.5, "mode": "sample"}
+    assert len(study.trials) == 8
+    for trial in study.trials:
+        assert ("patience" in trial.params) == (trial.params["mode"] == "climb")
+    best = json.loads((tmp_path / "s/best.json").read_text())
+    assert best["method"] == "Climber"
+    assert best["hyperparameters"] == study.best_params
+    assert best["value"] == study.best_value
+    assert best["measured"]["defaults"] == study.trials[0].value
+    by_seed = best["measured"]["by_seed"]
+    assert len(by_seed) == 2
+    assert sum(value for (value,) in by_seed.values()) / 2 == pytest.approx(best["value"])
+    with (tmp_path / "s/trials.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert [int(row["number"]) for row in rows] == list(range(8))
+    # What was found is what a search with it finds.
+    seed, (value,) = next(iter(by_seed.items()))
+    method = Climber(**best["hyperparameters"])
+    again = nasplug.search(
+        method, space=SPACE, evaluate=score, budget=15, seed=int(seed), tracking=False
+    )
+    assert again.best.value == value
+
+
+def test_same_seed_same_study(tmp_path):
+    first = tune(tmp_path / "a", trials=14)
+    again = tune(tmp_path / "b", trials=14)
+    assert offered(first) == offered(again)
+    assert offered(tune(tmp_path / "c", trials=14, seed=1))[1:] != offered(first)[1:]
+    # A study that was made in two goes is the same, beyond the sampler's random start.
+    tune(tmp_path / "d", trials=5)
+    assert offered(tune(tmp_path / "d", trials=14)) == offered(first)
+
+
+@pytest.mark.parametrize("sampler", ["random", "nsgaii", "qmc", "bruteforce"])
+def test_samplers_by_name(tmp_path, sampler):
+    first = tune(tmp_path / "a", sampler=sampler, params=("edits",), trials=4)
+    again = tune(tmp_path / "b", sampler=sampler, params=("edits",), trials=4)
+    assert offered(first) == offered(again)
+
+
+def test_an_interrupted_study_goes_on_as_if_it_had_not_been(tmp_path):
+    calls = 0
+
+    def interrupted(arch):
+        nonlocal calls
+        calls += 1
+        if calls == 100:
+            raise KeyboardInterrupt
+        return score(arch)
+
+    whole = tune(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt, match=r"after 3 of 6 trials; it goes on with out=.*cut"):
+        tune(tmp_path / "cut", evaluate=interrupted)
+    status = json.loads((tmp_path / "cut/status.json").read_text())
+    assert status["state"] == "killed"
+    study = tune(tmp_path / "cut")
+    lost = retried(study)
+    assert len(lost) == 1
+    kept = [trial for trial in study.trials if trial.number not in lost]
+    key = lambda trial: trial.system_attrs.get("failed_trial", trial.number)  # noqa: E731
+    kept.sort(key=key)
+    # Later trials were offered without the lost one's result; the lost one itself is the same.
+    number = min(lost)
+    assert [t.params for t in kept[: number + 1]] == [t.params for t in whole.trials[: number + 1]]
+    assert [key(trial) for trial in kept] == list(range(6))
+    assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in kept)
+
+
+def test_what_was_searched_is_not_searched_again(tmp_path):
+    calls = []
+
+    def counted(arch):
+        calls.append(arch)
+        return score(arch)
+
+    study = tune(tmp_path / "s", evaluate=counted, params=("mode",), trials=10, pruner="nop")
+    assert len({trial.params["mode"] for trial in study.trials}) == 2
+    assert len(calls) == 2 * 2 * 15
+    lines = (tmp_path / "s/searches.jsonl").read_text().splitlines()
+    assert sum("ended" not in json.loads(line) for line in lines) == 20
+
+
+class Noisy(Method):
+    """Good only with a high level."""
+
+    level = Int(9, low=0, high=9)
+
+    @hookimpl
+    def propose(self, search, subspace):
+        archs = subspace.sample(200, search.rng)
+        return archs[archs.sum(axis=1) <= 2 + self.level][:1]
+
+
+@pytest.mark.parametrize("pruner", ["median", "wilcoxon", "successivehalving"])
+def test_hopeless_trials_are_given_up_after_some_seeds(tmp_path, pruner):
+    study = tune(tmp_path / "s", Noisy, trials=14, seeds=7, budget=5, pruner=pruner)
+    pruned = [trial for trial in study.trials if trial.state == TrialState.PRUNED]
+    assert pruned
+    for trial in pruned:
+        assert 1 <= len(trial.user_attrs["measured"]["objectives"]) < 7
+    assert study.best_params["level"] >= 7
+
+
+def test_several_objectives(tmp_path):
+    def costly(arch):
+        return {"value": score(arch), "cost": 1.0 + arch["d5"], "latency": arch["d5"] + 0.5}
+
+    study = tune(tmp_path / "s", Noisy, costly, trials=10, objectives=("value", "cost", "latency"))
+    assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE", "MINIMIZE"]
+    front = json.loads((tmp_path / "s/pareto.json").read_text())
+    assert len(front) == len(study.best_trials) > 1
+    assert set(front[0]["objectives"]) == {"value", "cost", "latency"}
+    best = json.loads((tmp_path / "s/best.json").read_text())
+    assert best["value"] == max(one["value"] for one in front)
+
+
+def test_an_objective_that_nobody_knows(tmp_path):
+    with pytest.raises(NasplugError, match=r"objective 'report' is not known here; known: cost"):
+        tune(tmp_path / "s", objectives=("value", "report"))
+
+
+class Fragile(Noisy):
+    """Refuses half of its own hyperparameters."""
+
+    def setup(self, search):
+        if self.level < 5:
+            raise NasplugError("the level is too low")
+
+
+def test_hyperparameters_that_a_method_refuses(tmp_path):
+    study = tune(tmp_path / "s", Fragile, trials=8)
+    failed = [trial for trial in study.trials if trial.state == TrialState.FAIL]
+    assert failed
+    assert all(trial.user_attrs["error"] == "the level is too low" for trial in failed)
+    assert len(study.trials) == 8
+
+
+def test_every_trial_fails(tmp_path):
+    def broken(arch):
+        raise ValueError("always")
+
+    with pytest.raises(NasplugError, match=r"every trial failed; the last said: .*always"):
+        tune(tmp_path / "s", evaluate=broken)
+
+
+# ---- storages
+
+
+@pytest.mark.parametrize("url", ["sqlite:///{}/other.db", "journal://{}/study.log"])
+def test_storage_by_url(tmp_path, url):
+    url = url.format(tmp_path)
+    study = tune(tmp_path / "s", storage=url)
+    assert offered(study) == offered(tune(tmp_path / "plain"))
+    assert not (tmp_path / "s/study.db").exists()
+    # Another directory of the same name is the same study, and nothing is left to do.
+    (tmp_path / "elsewhere").mkdir()
+    again = tune(tmp_path / "elsewhere/s", storage=url, evaluate=score)
+    assert offered(again) == offered(study)
+    assert not (tmp_path / "elsewhere/s/searches.jsonl").exists()
+
+
+@pytest.mark.parametrize("url", ["sqlite:///{}/a.db", "journal://{}/a.log"])
+def test_a_trial_is_taken_once(tmp_path, url):
+    storage = open_storage(url.format(tmp_path))
+    study = optuna.create_study(storage=storage, study_name="s")
+    for _ in range(6):
+        study.enqueue_trial({})
+    queues = [Queue("s", open_storage(url.format(tmp_path))) for _ in range(3)]
+    taken = [queue._pop_waiting_trial_id() for _ in range(2) for queue in queues]
+    assert len(set(taken)) == 6
+
+
+def test_two_workers(tmp_path, nb201_table, monkeypatch):
+    monkeypatch.setenv("NASPLUG_DATA", str(nb201_table))
+    study = nasplug.tune(
+        "regularized-evolution", "nb201/toy", trials=6, seeds=2, budget=20, workers=2,
+        tournament=2, out=tmp_path / "s", tracking=False,
+    )  # fmt: skip
+    finished = (TrialState.COMPLETE, TrialState.PRUNED)
+    assert len(study.get_trials(states=finished)) == len(study.trials) == 6
+    assert study.trials[0].params == {"population": 10}
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgresql://me:secret@127.0.0.1:1/db", r"postgresql://127\.0\.0\.1:1/db cannot be used"),
+        ("nothing://there", "nothing://there cannot be used"),
+        ("study.db", "a storage is a URL"),
+        ("journal:///no/such/folder/a.log", "cannot be used"),
+        ("sqlite:////no/such/folder/a.db", "cannot be used"),
+    ],
+)
+def test_unreachable_storage(tmp_path, url, message):
+    with pytest.raises(NasplugError, match=message) as error:
+        tune(tmp_path / "s", storage=url)
+    assert "secret" not in str(error.value)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_storage_that_goes_away(tmp_path):
+    kept = tmp_path / "storage"
+    kept.mkdir()
+    calls = 0
+
+    def removing(arch):
+        nonlocal calls
+        calls += 1
+        if calls == 50:
+            kept.rename(tmp_path / "away")
+        return score(arch)
+
+    options = {"storage": f"journal://{kept}/study.log"}
+    with pytest.raises(NasplugError, match=r"study\.log cannot be used"):
+        tune(tmp_path / "s", evaluate=removing, **options)
+    (tmp_path / "away").rename(kept)
+    study = tune(tmp_path / "s", **options)
+    done = [t for t in study.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(done) == 6
+    lines = (tmp_path / "s/searches.jsonl").read_text().splitlines()
+    searched = [json.loads(line) for line in lines]
+    assert len({line["key"] for line in searched if "key" in line}) == len(
+        [line for line in searched if "key" in line]
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": Noisy}, "has method Climber, not Noisy"),
+        ({"space": Space({"x": range(9)}, name="other")}, "has problem toy/function, not other"),
+        ({"budget": 16}, "has budget 15, not 16"),
+        ({"params": ("edits",)}, "has tuned edits,rate,mode,patience, not edits"),
+    ],
+)
+def test_a_study_of_something_else_is_not_continued(tmp_path, changes, message):
+    tune(tmp_path / "s", trials=1)
+    options = {"method": Climber, "space": SPACE, "budget": 15, **changes}
+    with pytest.raises(NasplugError, match=message):
+        nasplug.tune(
+            **options, evaluate=score, seeds=2, trials=1, out=tmp_path / "s", tracking=False
+        )
+
+
+def test_a_directory_of_something_else(tmp_path):
+    nasplug.search(
+        Climber(), space=SPACE, evaluate=score, budget=5, out=tmp_path / "run", tracking=False
+    )
+    with pytest.raises(NasplugError, match="holds a run"):
+        tune(tmp_path / "run")
+    tune(tmp_path / "s", trials=1)
+    (tmp_path / "s/study.db").unlink()
+    with pytest.raises(NasplugError, match="belongs to another study"):
+        tune(tmp_path / "s", trials=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trials": 0}, "trials must be at least 1"),
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"workers": 0}, "workers must be at least 1"),
+        ({"budget": 0}, "budget must be above 0"),
+        ({"params": ("edit",)}, "did you mean edits"),
+        ({"sampler": "tpee"}, "did you mean tpe"),
+        ({"sampler": "grid"}, "unknown sampler"),
+        ({"pruner": "middle"}, "unknown pruner"),
+        ({"objectives": ()}, "objectives must be"),
+        ({"objectives": ("value", "value")}, "objectives must be"),
+    ],
+)
+def test_bad_input(tmp_path, options, message):
+    with pytest.raises(NasplugError, match=message):
+        tune(tmp_path / "s", **options)
+    assert not (tmp_path / "s").exists()
+
+
+# ---- plots, the command line
+
+
+def test_plots(tmp_path):
+    pytest.importorskip("matplotlib")
+    tune(tmp_path / "s", objectives=("value", "seconds"), trials=4, params=("edits", "rate"))
+    for name in ("history", "importance", "parallel", "slice", "pareto"):
+        picture = (tmp_path / f"s/{name}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        assert len(picture) > 5000
+    if importlib.util.find_spec("plotly") is not None:
+        page = (tmp_path / "s/plots.html").read_text()
+        assert page.count("plotly-graph-div") >= 5
+        assert "cdn." not in page[:2000]
+
+
+def nasplug_command(*words):
+    code = "from nasplug.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command_line(tmp_path, nb201_table, monkeypatch):
+    monkeypatch.setenv("NASPLUG_DATA", str(nb201_table))
+    monkeypatch.setenv("NASPLUG_RUNS", str(tmp_path))
+    words = "tune regularized-evolution --on nb201/toy --trials 3 --seeds 2 --budget 12 --no-track"
+    done = nasplug_command(*words.split(), "--params", "population", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["states"].keys() <= {"complete", "pruned"}
+    best = tmp_path / "tune-regularized-evolution-nb201-toy-0/best.json"
+    assert json.loads(best.read_text())["hyperparameters"] == answer["hyperparameters"]
+    assert "defaults" in done.stderr
+
+    run = "run regularized-evolution --on nb201/toy --budget 12 --no-track --set tournament=2"
+    done = nasplug_command(*run.split(), "--config", str(best), "--out", str(tmp_path / "r"))
+    assert done.returncode == 0, done.stderr
+    made = json.loads((tmp_path / "r/run.json").read_text())["hyperparameters"]
+    assert made == {"tournament": 2, **answer["hyperparameters"]}
+
+    bad = nasplug_command("run", "random", "--on", "nb201/toy", "--config", str(best))
+    assert (bad.returncode, "Traceback" in bad.stderr) == (2, False)
+    assert "of regularized-evolution, not of random" in bad.stderr
+    bad = nasplug_command(*words.split(), "--storage", "postgresql://127.0.0.1:1/x")
+    assert (bad.returncode, "Traceback" in bad.stderr) == (2, False)
+    assert "127.0.0.1:1/x" in bad.stderr
+
+
+def test_nasplug_does_not_bring_optuna_along():
+    code = "import nasplug, sys; assert 'optuna' not in sys.modules; nasplug.tune"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,319 @@
+"""Studies shared by processes that die, on real storages; studies in a real MLflow server."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from nasplug import tracking
+
+if importlib.util.find_spec("optuna") is None:
+    pytest.skip("needs optuna", allow_module_level=True)
+
+import optuna
+from optuna.trial import TrialState
+
+from nasplug.tuning.storage import open_storage, retried
+
+PATIENCE = 240  # seconds: everything takes long on a busy machine
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+TRIALS, SEEDS = 8, 3
+
+# One machine's share of a study. Slow enough to be killed in the midst of a trial.
+SCRIPT = """
+import sys, time
+import nasplug
+from nasplug import Int, Method, Space, hookimpl
+from nasplug.tuning import storage
+
+storage.HEARTBEAT, storage.GRACE = 1, 4
+
+class Sampler(Method):
+    K = Int(3, low=1, high=50)
+    L = Int(3, low=1, high=50)
+    @hookimpl
+    def propose(self, search, subspace):
+        return subspace.sample(1, search.rng)
+
+def score(arch):
+    time.sleep(0.02)
+    return sum(arch.values())
+
+if __name__ == "__main__":
+    nasplug.tune(
+        Sampler, space=Space({{f"d{{i}}": range(4) for i in range(6)}}, name="toy"),
+        evaluate=score, trials={trials}, seeds={seeds}, budget=15, pruner="nop",
+        storage={url!r}, out=sys.argv[1], tracking=False,
+    )
+"""
+
+
+def eventually(true, what, patience=PATIENCE):
+    deadline = time.monotonic() + patience
+    while not true():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.1)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+# ---- storages
+
+
+@pytest.fixture(scope="module")
+def postgresql():
+    """The URL of a database on a server of our own."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    folder = found[-1].parent if found else Path(shutil.which("initdb") or "/nowhere/-").parent
+    if not (folder / "initdb").exists():
+        pytest.skip("needs PostgreSQL: apt-get install postgresql")
+    if importlib.util.find_spec("psycopg") is None:
+        pytest.skip("needs psycopg: pip install nasplug[postgresql]")
+    home = Path(tempfile.mkdtemp(prefix="nasplug-pg-"))
+    as_user = []
+    if os.geteuid() == 0:  # which PostgreSQL refuses
+        shutil.chown(home, "postgres")
+        as_user = ["runuser", "-u", "postgres", "--"]
+    port = free_port()
+
+    def command(name, *words):
+        subprocess.run(
+            [*as_user, str(folder / name), *words], check=True, cwd="/", capture_output=True
+        )
+
+    try:
+        command("initdb", "-D", f"{home}/data", "-U", "nasplug", "--auth=trust", "--no-sync")
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -k {home} -c fsync=off"
+        command("pg_ctl", "-D", f"{home}/data", "-w", "-l", f"{home}/log", "-o", options, "start")
+        yield f"postgresql://nasplug@127.0.0.1:{port}/postgres"
+    finally:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            command("pg_ctl", "-D", f"{home}/data", "-m", "immediate", "stop")
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.mark.parametrize("storage", ["sqlite", "journal", "postgresql"])
+def test_two_machines_of_which_one_is_killed(storage, tmp_path, request):
+    if storage == "postgresql":
+        url = request.getfixturevalue("postgresql")
+        folders = [tmp_path / "a" / "shared", tmp_path / "b" / "shared"]  # nothing else in common
+    else:
+        url = {"sqlite": "sqlite:///{}/s.db", "journal": "journal://{}/s.log"}[storage]
+        url, folders = url.format(tmp_path), [tmp_path / "shared"] * 2
+    script = tmp_path / "share.py"
+    script.write_text(SCRIPT.format(trials=TRIALS, seeds=SEEDS, url=url))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(folder)], stderr=subprocess.PIPE, text=True
+        )
+        for folder in folders
+    ]
+    try:
+        study = None
+
+        def trials(*states):
+            return study.get_trials(deepcopy=False, states=states)
+
+        def both_work():
+            nonlocal study
+            with contextlib.suppress(KeyError):
+                study = study or optuna.load_study(study_name="shared", storage=open_storage(url))
+                return len(trials(TrialState.RUNNING)) == 2 and len(trials(*FINISHED)) >= 1
+            return False
+
+        eventually(both_work, "two workers")
+        processes[0].kill()
+        processes[0].wait()
+        assert trials(TrialState.RUNNING), "killed between two trials"
+        _, error = processes[1].communicate(timeout=PATIENCE)
+        assert processes[1].returncode == 0, error
+    finally:
+        for process in processes:
+            process.kill()
+    lost = retried(study)
+    assert len(lost) == 1
+    assert study.trials[min(lost)].state == TrialState.FAIL
+    kept = [trial for trial in study.trials if trial.number not in lost]
+    assert all(trial.state in FINISHED for trial in kept)
+    origins = Counter(trial.system_attrs.get("failed_trial", trial.number) for trial in kept)
+    assert origins == Counter(range(TRIALS))
+    # The retry has the hyperparameters of what was lost.
+    (again,) = [trial for trial in kept if "failed_trial" in trial.system_attrs]
+    assert study.trials[min(lost)].params.items() <= again.params.items()
+    best = json.loads((folders[1] / "best.json").read_text())
+    assert best["value"] == study.best_value
+    if storage != "postgresql":  # its finished searches were not done again
+        lines = (folders[1] / "searches.jsonl").read_text().splitlines()
+        searched = [json.loads(line) for line in lines]
+        keys = [(str(r["hyperparameters"]), r["seed"]) for r in searched if "seed" in r]
+        assert len(set(keys)) == TRIALS * SEEDS
+
+
+# ---- MLflow
+
+
+class Server:
+    """A real ``mlflow server`` on loopback."""
+
+    def __init__(self, folder):
+        self.uri = f"http://127.0.0.1:{free_port()}"
+        self.process = subprocess.Popen(
+            [
+                sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1",
+                "--port", self.uri.rpartition(":")[2], "--workers", "1",
+                "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
+                "--artifacts-destination", f"{folder}/artifacts",
+            ],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            start_new_session=True,
+        )  # fmt: skip
+        eventually(self.answers, "the server")
+
+    def answers(self):
+        assert self.process.poll() is None
+        try:
+            return urllib.request.urlopen(f"{self.uri}/health", timeout=5).status == 200
+        except OSError:
+            return False
+
+    def post(self, path, **content):
+        request = urllib.request.Request(
+            f"{self.uri}/api/2.0/mlflow/{path}", json.dumps(content).encode(),
+            {"Content-Type": "application/json"},
+        )  # fmt: skip
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def get(self, path):
+        with urllib.request.urlopen(f"{self.uri}/api/2.0/mlflow/{path}", timeout=60) as answer:
+            return json.load(answer)
+
+    def stop(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, 9)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    if importlib.util.find_spec("mlflow") is None:
+        pytest.skip("needs mlflow")
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def study(server, tmp_path_factory, nb201_table):
+    """One that the server knows."""
+    import nasplug
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", server.uri)
+        patch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+        patch.setenv("NASPLUG_DATA", str(nb201_table))
+        study = nasplug.tune(
+            "regularized-evolution", "nb201/toy", trials=4, seeds=2, budget=30, pruner="nop",
+            tournament=2, out=tmp_path_factory.mktemp("runs") / "study",
+        )  # fmt: skip
+        assert "mlflow" not in sys.modules
+        assert tracking.wait(PATIENCE)
+    return study
+
+
+def values(pairs):
+    return {pair["key"]: pair["value"] for pair in pairs}
+
+
+def test_a_study_in_mlflow(server, study):
+    number = server.get("experiments/get-by-name?experiment_name=nb201/toy")["experiment"]
+    runs = server.post("runs/search", experiment_ids=[number["experiment_id"]])["runs"]
+    assert len(runs) == 1 + 4 * 2
+    (parent,) = [run for run in runs if run["info"]["run_id"] == tracking.run_id(study.directory)]
+    tags = values(parent["data"]["tags"])
+    assert "mlflow.parentRunId" not in tags
+    assert "defaults" in tags["mlflow.note.content"]
+    assert parent["info"]["status"] == "FINISHED"
+    params = values(parent["data"]["params"])
+    assert params["method"] == "regularized-evolution"
+    assert params["tuned"] == "population"
+    assert values(parent["data"]["metrics"])["best_value"] == pytest.approx(study.best_value)
+    run_id = parent["info"]["run_id"]
+    history = server.get(f"metrics/get-history?run_id={run_id}&metric_key=value")["metrics"]
+    told = {int(point["step"]): point["value"] for point in history}
+    assert told == pytest.approx({trial.number: trial.value for trial in study.trials})
+    files = server.get(f"artifacts/list?run_id={run_id}")["files"]
+    assert {"best.json", "trials.csv", "study.json", "history.png"} <= {f["path"] for f in files}
+
+    children = [run for run in runs if run is not parent]
+    seen = set()
+    for child in children:
+        assert child["info"]["status"] == "FINISHED"
+        tags, params = values(child["data"]["tags"]), values(child["data"]["params"])
+        assert tags["mlflow.parentRunId"] == run_id
+        trial = study.trials[int(params["trial"])]
+        assert params["population"] == str(trial.params["population"])
+        seen.add((trial.number, int(params["seed"])))
+        metrics = values(child["data"]["metrics"])
+        assert {"best_value", "best_report", "selected_value", "trials", "seconds"} <= set(metrics)
+        assert metrics["best_value"] == metrics["selected_value"]
+    assert len(seen) == 8
+    child = children[0]["info"]["run_id"]
+    curve = server.get(f"metrics/get-history?run_id={child}&metric_key=best_value")["metrics"]
+    assert [p["value"] for p in curve] == sorted(p["value"] for p in curve)
+    assert max(int(point["step"]) for point in curve) == 29
+
+
+def test_the_page_of_the_experiment(server, study, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    number = server.get("experiments/get-by-name?experiment_name=nb201/toy")["experiment"]
+    page = f"{server.uri}/#/experiments/{number['experiment_id']}/runs"
+    shown = subprocess.run(
+        [
+            browser, "--headless", "--no-sandbox", "--disable-gpu",
+            "--disable-background-networking", f"--user-data-dir={tmp_path}",
+            "--virtual-time-budget=60000", "--dump-dom", page,
+        ],
+        capture_output=True, text=True, timeout=PATIENCE, check=True,
+    )  # fmt: skip
+    assert study.study_name in shown.stdout
+    assert "matching runs" in shown.stdout
+
+
+def test_a_study_without_its_server_is_synced_later(server, tmp_path, nb201_table, monkeypatch):
+    import nasplug
+
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "later")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("NASPLUG_DATA", str(nb201_table))
+    study = nasplug.tune(
+        "regularized-evolution", "nb201/toy", trials=2, seeds=2, budget=9, out=tmp_path / "study",
+        tournament=2,
+    )  # fmt: skip
+    assert not tracking.wait(30)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    answer = tracking.sync(study.directory)
+    assert (answer["trials"], answer["complete"]) == (4, True)
+    assert tracking.sync(study.directory) == answer
+    number = server.get("experiments/get-by-name?experiment_name=later")["experiment"]
+    runs = server.post("runs/search", experiment_ids=[number["experiment_id"]])["runs"]
+    assert len(runs) == 5
