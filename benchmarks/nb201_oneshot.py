@@ -1,0 +1,126 @@
+"""NB201 cells found on real CIFAR-10 by one supernet: the four criteria of OStr-DARTS, and DDSAS.
+
+    NASPLUG_DATA=... python benchmarks/nb201_oneshot.py [--seeds 3] [--epochs 50] [--C 8]
+                     [--layers 1] [--batch 64] [--images 25000] [--out FOLDER] [--threads 2]
+
+After every epoch: the tabulated 200-epoch test accuracy of the selected cell (never used by a
+search), and per criterion the Spearman correlation, edge by edge, between its values and the
+tabulated accuracy of the cells that differ from the selected one on that edge alone. The paper's
+size is --C 16 --layers 5 on a GPU; --images takes the first of the 25,000 training and of the
+25,000 validation images. Runs are kept in FOLDER and continued where they were. Prints a table
+and, as its last line, one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as parquet
+from scipy.stats import spearmanr
+
+import nasplug
+from nasplug.journal import RunDirectory
+from nasplug.nn.data import Images, cifar10
+from nasplug.plugins import registry
+
+SPACE = nasplug.space("nb201")
+CRITERIA = ("strength", "strength*", "naive", "magnitude")
+
+
+def tables(folder: str) -> dict[str, np.ndarray]:
+    """{data set: (15625,) 200-epoch test accuracy by the index of the arch}."""
+    file = parquet.read_table(Path(folder) / "nas-bench-201.parquet")
+    index = SPACE.index(np.array([SPACE.from_str(text) for text in file["arch"].to_pylist()]))
+    found = {}
+    for data in ("cifar10", "cifar100"):
+        found[data] = np.empty(len(index))
+        found[data][index] = file[f"{data}/test_acc@200"].to_numpy()
+    return found
+
+
+def run(method: str, seed: int, out: Path, data: Images, options: dict[str, Any]) -> list[dict]:
+    """The journaled trials, one per epoch, of a search; continued if it was interrupted."""
+    made = registry().get("method", method)(data=data, **options)
+    if (out / "run.json").exists():
+        nasplug.resume(out, method=made, progress=False)
+    else:
+        nasplug.search(
+            made, on="nb201/cifar10", budget=options["epochs"], seed=seed, out=out, tracking=False,
+            progress=False,
+        )  # fmt: skip
+    return list(RunDirectory(out).rows())
+
+
+def edge_correlations(values: np.ndarray, table: np.ndarray) -> list[float]:
+    """(6, 5) values of a criterion -> per edge, their rank correlation with the ablated cells."""
+    arch = values.argmax(1)
+    found = []
+    for edge in range(6):
+        cells = np.repeat(arch[None], 5, 0)
+        cells[:, edge] = np.arange(5)
+        found.append(float(spearmanr(values[edge], table[SPACE.index(cells)])[0]))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--C", type=int, default=8)
+    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--images", type=int, default=25_000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("runs/nb201_oneshot"))
+    options = parser.parse_args()
+    folder = os.environ["NASPLUG_DATA"]
+    accuracy, data, n = tables(folder), cifar10(folder), options.images
+    data = replace(
+        data, train=(data.train[0][:n], data.train[1][:n]), val=(data.val[0][:n], data.val[1][:n])
+    )
+    names = ("epochs", "C", "layers", "batch", "threads")
+    settings = {name: getattr(options, name) for name in names}
+
+    selected: dict[str, list[list[int]]] = {name: [] for name in (*CRITERIA, "ddsas")}
+    ranks: dict[str, list[list[list[float]]]] = {name: [] for name in CRITERIA}
+    for seed in range(options.seeds):
+        epochs = run("ostr-darts", seed, options.out / f"ostr-{seed}", data, settings)
+        for name in CRITERIA:
+            values = [np.array(epoch["notes"]["criteria"][name]) for epoch in epochs]
+            selected[name].append([int(SPACE.index(v.argmax(1))) for v in values])
+            ranks[name].append([edge_correlations(v, accuracy["cifar10"]) for v in values])
+        epochs = run("ddsas", seed, options.out / f"ddsas-{seed}", data, settings)
+        archs = [np.frombuffer(epoch["arch"], SPACE.dtype) for epoch in epochs]
+        selected["ddsas"].append([int(SPACE.index(arch)) for arch in archs])
+
+    print(
+        "| method | CIFAR-10 | CIFAR-100 | first → last epoch | Spearman per edge | cell, seed 0 |"
+    )
+    print("| --- | --- | --- | --- | --- | --- |")
+    result: dict[str, Any] = {**settings, "images": n, "seeds": options.seeds}
+    for name, cells in selected.items():
+        of = {data: table[np.array(cells)] for data, table in accuracy.items()}  # (seeds, epochs)
+        last = {data: values[:, -1] for data, values in of.items()}
+        rho = np.nanmean(ranks[name]) if name in ranks else np.nan
+        final_rho = np.nanmean(np.array(ranks[name])[:, -1]) if name in ranks else np.nan
+        cell = SPACE.to_str(SPACE.from_index([cells[0][-1]])[0])
+        shown = [f"{v.mean():.2f} ± {v.std():.2f}" for v in last.values()]
+        path = f"{of['cifar10'][:, 0].mean():.2f} → {last['cifar10'].mean():.2f}"
+        correlation = f"{rho:.2f}, last {final_rho:.2f}" if name in ranks else ""
+        print(f"| {name} | {shown[0]} | {shown[1]} | {path} | {correlation} | `{cell}` |")
+        result[name] = {
+            "cifar10": np.round(of["cifar10"], 2).tolist(),
+            "cifar100": np.round(last["cifar100"], 2).tolist(),
+            "spearman": None if np.isnan(rho) else round(float(rho), 3),
+        }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
