@@ -131,7 +131,7 @@ def spaces(as_json: bool) -> None:
     for name in sorted(registry().spaces):
         space = nasplug.space(name)
         rows.append(
-            {"name": name, "archs": space.size, "decisions": space.d, "doc": _first_line(space)}
+            {"name": name, "archs": space.count, "decisions": space.d, "doc": _first_line(space)}
         )
     show_rows(rows, as_json)
 

@@ -10,14 +10,19 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from nasplug.errors import NasplugError, unknown
 from nasplug.space import Archs, Space
+from nasplug.trial import State
+
+if TYPE_CHECKING:
+    from nasplug.search import Search
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -95,6 +100,8 @@ class XGBoost(Predictor):
             self._open(Path(path))
 
     def _open(self, path: Path) -> None:
+        if not path.exists():
+            raise NasplugError(f"there is no predictor {path}; XGBoost.save writes one")
         try:
             self.model = self._xgboost.Booster(model_file=path)
         except (self._xgboost.core.XGBoostError, OSError, ValueError) as error:
@@ -182,6 +189,13 @@ def normal_scores(values: npt.ArrayLike) -> Floats:
     return ndtri((ranks - 3 / 8) / (len(ranks) + 1 / 4))
 
 
+def scored(search: Search) -> tuple[Archs, Floats]:
+    """(n, d) the archs that a search has scored, and (n,) their values, higher better."""
+    trials = search.trials
+    known = np.flatnonzero(trials.states == State.COMPLETE)
+    return trials.archs[known], trials.values[known] if search.maximize else -trials.values[known]
+
+
 def rank_correlations(predicted: npt.ArrayLike, values: npt.ArrayLike) -> dict[str, float]:
     """Spearman's rho and Kendall's tau-b."""
     from scipy.stats import kendalltau, spearmanr
@@ -193,8 +207,11 @@ def rank_correlations(predicted: npt.ArrayLike, values: npt.ArrayLike) -> dict[s
 
 
 def held_out(predictor: Predictor, archs: Archs, values: npt.ArrayLike) -> dict[str, float]:
-    """Rank correlations on archs that were not learned from, by cross-validation."""
-    values = np.asarray(values, dtype=np.float64)
+    """Rank correlations on archs that were not learned from, by cross-validation.
+
+    The predictor itself, fitted or not, stays as it is.
+    """
+    predictor, values = copy(predictor), np.asarray(values, dtype=np.float64)
     fold = np.random.default_rng(predictor.seed).permutation(len(values)) % FOLDS
     predicted = np.empty(len(values))
     for k in range(FOLDS):

@@ -6,8 +6,9 @@ mean or a probability that rests on a sample comes with a bootstrap interval.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,16 @@ from nasplug.journal import write_json
 from nasplug.problem import Problem
 from nasplug.search import Search
 from nasplug.space import ENUMERABLE, Archs, Seed, Space
-from nasplug.subspace import ArchSet, Region
+from nasplug.subspace import ArchSet, Mask, Region
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from nasplug.predictors import Predictor
+
 Floats = npt.NDArray[np.floating[Any]]
 Interval = tuple[float, float]
+Cost = tuple[str, Callable[[Archs], Floats]]  # "flops" or "params", and archs -> theirs
 
 GOOD = 0.99  # well-performing: better than this quantile of the whole space
 PATHS = 20  # n of the shrink index
@@ -34,6 +38,7 @@ BINS = 20  # of the range of FLOPs or params
 RESAMPLES = 1000
 PAIRS = 1000  # archs of which every pair is looked at for the largest distance
 FREE = ("table", "predictor")  # evaluators that cost nothing
+COSTS = {"flops": "multiply-adds", "params": "parameters"}
 GRAY, COLORS = "#9aa3ad", ("#2f6db5", "#d9822b", "#4c9f70", "#8e5ea2", "#c0392b")
 
 
@@ -112,18 +117,23 @@ class Queried:
     costs: Floats | None
     complete: bool
 
+    @property
+    def size(self) -> int:
+        """How many archs the region has; of a whole space only the valid ones count."""
+        return self.region.count if isinstance(self.region, Space) else self.region.size
+
 
 def query(
     region: Region,
     value: Callable[[Archs], npt.ArrayLike],
-    cost: Callable[[Archs], Floats | None],
+    cost: Callable[[Archs], Floats] | None = None,
     n: int = 2000,
     seed: Seed = 0,
 ) -> Queried:
     """Query n archs of a region, or all of it if it has no more; unknown values are left out."""
     if isinstance(region, ArchSet) and region.size <= n:
         archs, complete = region.archs, True
-    elif isinstance(region, Space) and region.size <= min(n, ENUMERABLE):
+    elif isinstance(region, Space | Mask) and region.size <= min(n, ENUMERABLE):
         archs, complete = region.all(), True
     else:
         archs, complete = region.sample(n, seed), False
@@ -132,7 +142,7 @@ def query(
     if not known.any():
         raise NasplugError(f"no value is known in {region.describe()}")
     archs = archs[known]
-    return Queried(region, archs, values[known], cost(archs), complete)
+    return Queried(region, archs, values[known], cost(archs) if cost else None, complete)
 
 
 def compare(whole: Queried, others: Mapping[str, Queried]) -> list[dict[str, Any]]:
@@ -159,8 +169,8 @@ def _row(
     interval = None if part.complete else bootstrap(part.values)
     chance = None if part.complete else bootstrap(good)
     return {
-        "size": part.region.size,
-        "reduction": whole.region.size / part.region.size,
+        "size": part.size,
+        "reduction": whole.size / part.size,
         "queried": len(part.values),
         "mean": float(part.values.mean()),
         "mean_interval": interval,
@@ -199,22 +209,27 @@ def rewards(problem: Problem) -> Callable[[Archs], Floats]:
     return lambda archs: np.asarray(_score(problem, archs).values)
 
 
-def costs(problem: Problem) -> Callable[[Archs], Floats | None]:
-    """archs -> their FLOPs, or params where FLOPs are unknown, or None."""
+def costs(problem: Problem) -> Cost | None:
+    """The FLOPs of a problem's archs, or their params where FLOPs are unknown; None if both are."""
+    space = problem.space
 
-    def cost(archs: Archs) -> Floats | None:
-        for name in ("flops", "params"):
-            try:
-                return np.asarray(getattr(problem.space, name)(archs), dtype=np.float64)
-            except NasplugError:
-                if problem.evaluator_name not in FREE:
-                    continue
-                metrics = _score(problem, archs).metrics
-                if name in metrics:
-                    return metrics[name]
-        return None
+    def of_space(name: str) -> Callable[[Archs], Floats]:
+        return lambda archs: np.asarray(getattr(space, name)(archs), dtype=np.float64)
 
-    return cost
+    def of_trials(name: str) -> Callable[[Archs], Floats]:
+        return lambda archs: np.asarray(_score(problem, archs).metrics[name])
+
+    arch = space.sample(1, 0)
+    measured = _score(problem, arch).metrics if problem.evaluator_name in FREE else ()
+    for name in ("flops", "params"):
+        try:
+            of_space(name)(arch)
+        except NasplugError:
+            if name in measured:
+                return name, of_trials(name)
+        else:
+            return name, of_space(name)
+    return None
 
 
 def _score(problem: Problem, archs: Archs) -> Any:
@@ -229,24 +244,55 @@ def report(
     space: Space,
     regions: Mapping[str, Region],
     value: Callable[[Archs], npt.ArrayLike],
-    cost: Callable[[Archs], Floats | None],
+    cost: Cost | None,
     unit: str,
     folder: Path,
     n: int = 20_000,
     seed: int = 0,
+    **more: Any,
 ) -> list[dict[str, Any]]:
-    """Query the whole space and some regions of it; write space.json and the pictures."""
+    """Query the whole space and some regions of it; write space.json, with `more`, and pictures."""
+    name, of_archs = cost or (None, None)
     parts = {
-        name: query(region, value, cost, n, seed)
-        for name, region in {"whole": space, **regions}.items()
+        title: query(region, value, of_archs, n, seed)
+        for title, region in {"whole": space, **regions}.items()
     }
-    rows = compare(parts["whole"], {name: parts[name] for name in regions})
+    rows = compare(parts["whole"], {title: parts[title] for title in regions})
     picture(folder / "edf.png", lambda figure: draw_edf(parts, unit, figure))
     picture(folder / "diversity.png", lambda figure: draw_diversity(parts, figure))
-    if parts["whole"].costs is not None:
-        picture(folder / "coverage.png", lambda figure: draw_coverage(parts, unit, figure))
-    write_json(folder / "space.json", {"space": space.name, "judged_by": unit, "spaces": rows})
+    if name:
+        picture(folder / "coverage.png", lambda figure: draw_coverage(parts, name, unit, figure))
+    found = {"space": space.name, "judged_by": unit, "coverage_of": name, "spaces": rows, **more}
+    write_json(folder / "space.json", found)
     return rows
+
+
+def report_search(search: Search, subspace: Region, model: Predictor, given: bool = False) -> None:
+    """What a search that shrinks the space by a model leaves in its run directory, if it has one.
+
+    Archs are judged by the problem's report where that costs nothing, else by the model; the
+    model by its rank correlations on scored archs, unless it was given after cross-validation.
+    """
+    from nasplug.predictors import held_out, rank_correlations, scored
+
+    if not search.directory:
+        return
+    archs, values = scored(search)
+    try:
+        ranks = (
+            rank_correlations(model.predict(archs), values)
+            if given
+            else held_out(model, archs, values)
+        )
+    except NasplugError:  # too few archs to hold some of them back
+        ranks = None
+    free = search.problem.evaluator_name in FREE
+    report(
+        search.space, {search.method_name: subspace},
+        reports(search.problem) if free else model.predict, costs(search.problem),
+        search.problem.evaluator.report if free else "predicted score", search.directory.path,
+        predictor=ranks,
+    )  # fmt: skip
 
 
 def for_people(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,29 +326,31 @@ def draw_edf(parts: Mapping[str, Queried], unit: str, figure: Figure) -> None:
     """The share of archs whose error (the distance to the best) is at most x, per region."""
     ax = figure.subplots()
     best = max(part.values.max() for part in parts.values())
-    for (name, part), color in zip(parts.items(), (GRAY, *COLORS), strict=False):
+    right = best - np.quantile(next(iter(parts.values())).values, 0.1) or 1.0
+    for label, color, part in _styled(parts):
         errors, share = edf(best - part.values)
-        ax.step(errors, share, where="post", color=color, lw=2, label=_label(name, part))
-    whole = next(iter(parts.values())).values
+        x, y = [0.0, *errors, max(right, errors[-1])], [0.0, *share, 1.0]
+        ax.step(x, y, where="post", color=color, lw=2, label=label)
     ax.set(
-        xlim=(0, best - np.quantile(whole, 0.1)), ylim=(0, 1.02),
+        xlim=(0, right), ylim=(0, 1.02),
         xlabel=f"error: {unit} below the best", ylabel="share of archs",
     )  # fmt: skip
     _finish(ax)
 
 
-def draw_coverage(parts: Mapping[str, Queried], unit: str, figure: Figure) -> None:
+def draw_coverage(parts: Mapping[str, Queried], cost: str, unit: str, figure: Figure) -> None:
     """Cost against value, per region."""
     ax = figure.subplots()
-    for (name, part), color in zip(parts.items(), (GRAY, *COLORS), strict=False):
+    for label, color, part in _styled(parts):
         if part.costs is not None:
             ax.scatter(
-                part.costs, part.values, s=7, color=color, alpha=0.4, linewidths=0,
-                label=_label(name, part),
+                part.costs / 1e6, part.values, s=7, color=color, alpha=0.4, linewidths=0,
+                label=label,
             )  # fmt: skip
     low = min(float(np.quantile(part.values, 0.1)) for part in parts.values())
-    ax.set(xlabel="FLOPs (or params, where FLOPs are unknown)", ylabel=unit)
-    ax.set_ylim(bottom=low)
+    high = max(float(part.values.max()) for part in parts.values())
+    margin = 0.05 * (high - low) or 1.0
+    ax.set(xlabel=f"{COSTS[cost]}, millions", ylabel=unit, ylim=(low - margin, high + margin))
     _finish(ax)
 
 
@@ -313,16 +361,18 @@ def draw_diversity(parts: Mapping[str, Queried], figure: Figure) -> None:
     assert isinstance(whole.region, Space)
     X = whole.region.features(whole.archs)
     axes = np.linalg.svd(X - X.mean(0), full_matrices=False)[2][:2]
-    for (name, part), color in zip(parts.items(), (GRAY, *COLORS), strict=False):
+    for label, color, part in _styled(parts):
         x, y = axes @ (whole.region.features(part.archs) - X.mean(0)).T
-        ax.scatter(x, y, s=9, color=color, alpha=0.5, linewidths=0, label=_label(name, part))
-    ax.set(xlabel="first principal component", ylabel="second")
+        ax.scatter(x, y, s=9, color=color, alpha=0.5, linewidths=0, label=label)
+    ax.set(xlabel="first principal component of the features", ylabel="second")
     _finish(ax)
 
 
-def _label(name: str, part: Queried) -> str:
-    size = part.region.size
-    return f"{name} ({size:,})" if size < 10**7 else f"{name} ({size:.1e})"
+def _styled(parts: Mapping[str, Queried]) -> Iterator[tuple[str, str, Queried]]:
+    """(label, color, part) of each region; the whole space, the first, is gray."""
+    for (name, part), color in zip(parts.items(), chain([GRAY], cycle(COLORS)), strict=False):
+        size = f"{part.size:,}" if part.size < 10**7 else f"{part.size:.1e}"
+        yield f"{name} ({size})", color, part
 
 
 def _finish(ax: Any) -> None:

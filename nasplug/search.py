@@ -32,7 +32,7 @@ class Search:
 
     What plugins use: ``space``, ``region`` (where the search may look), ``rng`` (all of a
     method's randomness), ``trials``, ``maximize``, ``remaining``, ``round``, ``repeats``,
-    ``seen(archs)``, ``stop(reason)``.
+    ``seen(archs)``, ``allows(archs)``, ``stop(reason)``.
     """
 
     def __init__(
@@ -141,6 +141,22 @@ class Search:
         """(n, d) -> (n,): which archs have been scored already."""
         keys = self.space.keys(archs)
         return np.fromiter((key in self.cache.numbers for key in keys), bool, len(keys))
+
+    def allows(self, archs: Archs) -> npt.NDArray[np.bool_]:
+        """(n, d) -> (n,): which archs lie in the region and keep to the limits, before a score.
+
+        Raises NasplugError if a limit is on what is known only of archs that were scored.
+        """
+        inside = self.region.contains(archs)
+        for constraint in self.constraints:
+            if constraint.name not in ("params", "flops"):
+                raise NasplugError(
+                    f"a space is kept to limits on params and flops, not on {constraint.name}, "
+                    "which is known only of archs that were scored"
+                )
+            rows = np.flatnonzero(inside)
+            inside[rows] = constraint.holds(self.candidates(archs), rows)
+        return inside
 
     def stop(self, reason: str) -> None:
         """End the search after this round."""

@@ -86,6 +86,11 @@ class Space:
         """The number of points of the product."""
         return math.prod(int(c) for c in self.cardinalities)
 
+    @property
+    def count(self) -> int:
+        """The number of archs: of the valid points, where they are not all."""
+        return self.size
+
     @cached_property
     def _strides(self) -> npt.NDArray[np.int64]:
         """What one step of each decision adds to the index (only if the index fits 63 bits)."""

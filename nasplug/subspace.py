@@ -129,6 +129,10 @@ class Mask(Subspace):
         inside[inside] = self.allowed[np.arange(self.space.d), archs[inside]].all(1)
         return inside
 
+    def all(self) -> Archs:
+        """Every arch, (n, d), if they are few enough to list."""
+        return self.outer(self._product.all())
+
     def sample(self, n: int, seed: Seed = None) -> Archs:
         return self.outer(self._product.sample(n, seed))
 

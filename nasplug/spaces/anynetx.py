@@ -6,6 +6,7 @@ Radosavovic et al., "Designing Network Design Spaces", CVPR 2020, section 3.2.
 from __future__ import annotations
 
 import re
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,16 @@ class AnyNetX(Costed):
             }
         )
 
+    @property
+    def count(self) -> int:
+        return (len(DEPTHS) * len(self._fitting)) ** STAGES
+
+    @cached_property
+    def _fitting(self) -> npt.NDArray[np.int64]:
+        """(k, 3): the widths, ratios and groups, as choices, whose groups divide the bottleneck."""
+        width, ratio, group = np.ix_(WIDTHS, RATIOS, GROUPS)
+        return np.argwhere(width // ratio % group == 0)
+
     def shapes(self, archs: Archs) -> npt.NDArray[np.int64]:
         """(n, 16) -> (4, 4, n): depth, width, ratio and group of each stage."""
         values = [np.array(choices) for choices in self.decisions.values()]
@@ -65,11 +76,9 @@ class AnyNetX(Costed):
     def sample(self, n: int, seed: Seed = None) -> Archs:
         """n archs, (n, 16), drawn uniformly: stages are independent, and few shapes each."""
         rng = np.random.default_rng(seed)
-        width, ratio, group = np.ix_(WIDTHS, RATIOS, GROUPS)
-        fitting = np.argwhere(width // ratio % group == 0)
         archs = np.empty((n, STAGES, len(QUANTITIES)), self.dtype)
         archs[..., 0] = rng.integers(len(DEPTHS), size=(n, STAGES))
-        archs[..., 1:] = fitting[rng.integers(len(fitting), size=(n, STAGES))]
+        archs[..., 1:] = self._fitting[rng.integers(len(self._fitting), size=(n, STAGES))]
         return archs.reshape(n, self.d)
 
     def features(self, archs: Archs) -> npt.NDArray[np.float32]:

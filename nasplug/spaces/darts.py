@@ -76,6 +76,11 @@ class Darts(Costed):
             }
         )
 
+    @property
+    def count(self) -> int:
+        inputs = math.prod(math.comb(node, INPUTS) for node in NODES)
+        return (inputs * len(OPS) ** (2 * len(NODES))) ** len(CELLS)
+
     def _nodes(self, archs: Archs) -> Archs:
         """(n, 32) -> (n, 2, 4, 2, 2): cell, node, which of its two, input and operation."""
         return np.asarray(archs).reshape(len(archs), len(CELLS), len(NODES), 2, 2)

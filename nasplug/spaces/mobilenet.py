@@ -46,6 +46,10 @@ class MobileNet(Chain):
         layers = [f"unit{u}.layer{i}" for u in range(len(self.UNITS)) for i in range(max(DEPTHS))]
         super().__init__(dict.fromkeys(layers, BLOCKS))
 
+    @property
+    def count(self) -> int:
+        return int(sum((len(BLOCKS) - 1) ** depth for depth in DEPTHS)) ** len(self.UNITS)
+
     def depths(self, archs: Archs) -> npt.NDArray[np.int64]:
         """(n, 20) -> (n, 5): the layers of each unit."""
         return (self._units(archs) > 0).sum(-1)

@@ -62,6 +62,10 @@ class NB101(Costed):
         edges: dict[str, tuple[Any, ...]] = {f"{y}<-{x}": (0, 1) for y, x in EDGES}
         super().__init__(edges | {f"op{v}": OPS for v in INNER})
 
+    @property
+    def count(self) -> int:
+        return self.GRAPHS
+
     # ---- graphs
 
     def matrices(self, archs: Archs) -> npt.NDArray[np.bool_]:

@@ -8,6 +8,7 @@ on one 224 x 224 image, without the head of a task.
 from __future__ import annotations
 
 import re
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,10 @@ class TransNASMacro(Costed):
     def __init__(self) -> None:
         shortest = {f"module{i}": range(1, 5) for i in range(4)}
         super().__init__(shortest | {f"module{i}": range(5) for i in (4, 5)})
+
+    @cached_property
+    def count(self) -> int:
+        return len(self.all())
 
     def _modules(self, archs: Archs) -> Archs:
         """(n, 6) choices -> (n, 6) types of modules, 0 for none."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nasplug import (
     ArchSet,
@@ -21,19 +20,19 @@ from nasplug import (
     Selection,
     Source,
     Space,
-    State,
     hookimpl,
 )
 from nasplug.locality import farthest, measure, third
-from nasplug.predictors import XGBoost, predictor
-from nasplug.quality import FREE, costs, report, reports
+from nasplug.predictors import XGBoost, predictor, scored
+from nasplug.quality import report_search
 from nasplug.selection import best_trials
-from nasplug.space import Archs
+from nasplug.space import ENUMERABLE, Archs
 from nasplug.subspace import Region
 from nasplug_lissnas.shrink import WORK, Pockets, Shrunk, distinct
 
 SELECTED = 10  # archs that are ranked at the end
-TRIES = 4  # samples to find as many distinct archs as asked
+DRAWN = 1000  # archs drawn at a time, at least
+TRIES = 20  # draws to find as many distinct archs as asked
 FEWEST = 20  # scored archs that a space can be shrunk by
 
 
@@ -68,12 +67,11 @@ class LISSNAS(Method):
             raise NasplugError(
                 f"a space is shrunk by {FEWEST} scored archs or more; the budget is {search.budget}"
             )
-        for constraint in search.constraints:
-            if constraint.name not in ("params", "flops"):
-                raise NasplugError(
-                    f"a space is kept to limits on params and flops, not on {constraint.name}, "
-                    "which is known only of archs that were scored"
-                )
+        if self.neighbors == "all" and search.space.count > ENUMERABLE:
+            raise NasplugError(
+                f"neighbors=all asks about every arch, and {search.space.name} has "
+                f"{search.space.count:.1e}; use near"
+            )
         self.fixed = Path(str(self.predictor)).suffix in (".json", ".ubj")
         self.model = (
             XGBoost(search.space, path=self.predictor)
@@ -109,10 +107,7 @@ class LISSNAS(Method):
     def update(self, search: Search) -> None:
         """Fit the predictor on all that was scored, and shrink anew."""
         if not self.fixed:
-            trials = search.trials
-            known = np.flatnonzero(trials.states == State.COMPLETE)
-            values = trials.values[known] if search.maximize else -trials.values[known]
-            self.model.fit(trials.archs[known], values)
+            self.model.fit(*scored(search))
             self.shrink(search)
 
     @hookimpl
@@ -126,21 +121,14 @@ class LISSNAS(Method):
                 stacklevel=2,
             )
         subspace = ArchSet(search.space, archs)
-        if search.directory:
-            free = search.problem.evaluator_name in FREE
-            report(
-                search.space, {search.method_name: subspace},
-                reports(search.problem) if free else self.model.predict, costs(search.problem),
-                search.problem.evaluator.report if free else "predicted score",
-                search.directory.path,
-            )  # fmt: skip
+        report_search(search, subspace, self.model, given=self.fixed)
         return Selection(best_trials(search.trials, SELECTED), subspace)
 
     def shrink(self, search: Search) -> None:
         """From a new sample of the space, the scored archs and the set so far."""
         space, rng = search.space, search.rng
         pockets = Pockets(
-            space, self.model.predict, lambda archs: allowed(search, archs), self.size,
+            space, self.model.predict, search.allows, self.size,
             self.pocket, self.threshold or measure(space, self.model.predict, seed=rng).suggested,
             locality=self.neighbors == "near",
         )  # fmt: skip
@@ -156,23 +144,20 @@ class LISSNAS(Method):
             self.shrunk = pockets.shrink(population, rng)
 
     def random_archs(self, search: Search, n: int) -> Archs:
-        """n distinct archs of the region, no two isomorphic; fewer if there are no more."""
-        archs = distinct(search.space, search.region.sample(n, search.rng))
+        """n distinct archs of the region, no two isomorphic; fewer if no more are found."""
+        archs = np.empty((0, search.space.d), search.space.dtype)
         for _ in range(TRIES):
+            drawn = search.region.sample(max(n, DRAWN), search.rng)
+            kept = np.concatenate([archs, drawn[search.allows(drawn)]])
+            archs = distinct(search.space, kept)
             if len(archs) >= n:
-                break
-            more = search.region.sample(n, search.rng)
-            archs = distinct(search.space, np.concatenate([archs, more]))
-        return archs[:n]
-
-
-def allowed(search: Search, archs: Archs) -> npt.NDArray[np.bool_]:
-    """(n, d) -> (n,): which archs lie in the region and keep to the constraints."""
-    inside = search.region.contains(archs)
-    for constraint in search.constraints:
-        rows = np.flatnonzero(inside)
-        inside[rows] = constraint.holds(search.candidates(archs), rows)
-    return inside
+                return archs[:n]
+        if not len(archs):
+            raise NasplugError(
+                f"none of {TRIES * max(n, DRAWN):,} random archs keeps to the constraints; "
+                "loosen them"
+            )
+        return archs
 
 
 def _threshold(distance: Any, space: Space) -> int | None:

@@ -11,40 +11,43 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from nasplug import Mask, Search, Subspace
+from nasplug import Mask, NasplugError, Search, Subspace
 from nasplug.predictors import Predictor
-from nasplug_shrinkers.shrinker import SAMPLE, Shrinker
+from nasplug_shrinkers.shrinker import SAMPLE, MaskShrinker
 
 Group = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]  # (decision, choice) pairs that go as one
 
 
-class _Pruning(Shrinker):
+class _Pruning(MaskShrinker):
     def shrink(self, search: Search, model: Predictor) -> Subspace:
         """Drop the group of choices with the lowest mean, sample again, and so on.
 
         It ends as near to the wanted size as whole groups allow.
         """
-        space = search.space
-        allowed = np.arange(space.cardinalities.max()) < space.cardinalities[:, None]
-        mask = Mask(space, allowed)
+        mask = Mask(search.space, self.choices)
+        archs = mask.sample(SAMPLE, search.rng)
         while True:
-            archs = mask.sample(SAMPLE, search.rng)
             scores = model.predict(archs)
-            masks, worth = [], []
+            smaller, worth = [], []
             for decisions, choices in self.groups(search):
-                left = allowed.copy()
+                left = mask.allowed.copy()
                 left[decisions, choices] = False
-                if left.sum() < allowed.sum() and left.any(1).all():
+                if left.sum() < mask.allowed.sum() and left.any(1).all():
                     has = archs[:, decisions] == choices
-                    masks.append(left)
+                    smaller.append(Mask(search.space, left))
                     worth.append(scores @ has.sum(1) / max(1, has.sum()))
-            if not masks:
+            for worst in np.argsort(worth, kind="stable"):
+                try:
+                    archs = smaller[worst].sample(SAMPLE, search.rng)
+                except NasplugError:  # nothing valid would be left
+                    continue
+                break
+            else:
                 return mask
-            allowed = masks[int(np.argmin(worth))]
-            smaller = Mask(space, allowed)
-            if abs(np.log(smaller.size / self.size)) > abs(np.log(mask.size / self.size)):
+            found = smaller[worst]
+            if abs(np.log(found.size / self.size)) > abs(np.log(mask.size / self.size)):
                 return mask
-            mask = smaller
+            mask = found
 
     def groups(self, search: Search) -> Iterator[Group]:
         raise NotImplementedError
@@ -70,11 +73,11 @@ class ABS(_Pruning):
     )
 
     def groups(self, search: Search) -> Iterator[Group]:
-        """Each operation in all decisions that offer it."""
-        names: dict[str, list[tuple[int, int]]] = {}
+        """Each operation in all decisions that offer the same ones."""
+        groups: dict[object, list[tuple[int, int]]] = {}
         for decision, choices in enumerate(search.space.decisions.values()):
-            for choice, name in enumerate(choices):
-                names.setdefault(str(name), []).append((decision, choice))
-        for pairs in names.values():
+            for choice in range(len(choices)):
+                groups.setdefault((choices, choice), []).append((decision, choice))
+        for pairs in groups.values():
             decisions, choices = np.array(pairs).T
             yield decisions, choices

@@ -26,9 +26,10 @@ class TopN(Shrinker):
 
     def setup(self, search: Search) -> None:
         super().setup(search)
-        if search.space.size > ENUMERABLE:
+        if search.space.count > ENUMERABLE:
             raise NasplugError(
-                f"{search.space.describe()}: too many to rank them all; use shrink-random"
+                f"{search.space.name} has {search.space.count:.1e} archs, too many to rank them "
+                "all; use shrink-random"
             )
 
     def shrink(self, search: Search, model: Predictor) -> Subspace:
@@ -38,5 +39,7 @@ class TopN(Shrinker):
 def best(search: Search, model: Predictor, archs: Archs, size: int) -> ArchSet:
     """The best-predicted of some archs."""
     archs = distinct(search, archs)
+    if not len(archs):
+        raise NasplugError(f"no arch of {search.region.describe()} keeps to the constraints")
     order = np.argsort(-model.predict(archs), kind="stable")[:size]
     return ArchSet(search.space, archs[order])

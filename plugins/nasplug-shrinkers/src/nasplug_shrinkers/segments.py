@@ -6,12 +6,12 @@ import numpy as np
 
 from nasplug import Int, Mask, Search, Subspace
 from nasplug.predictors import Predictor
-from nasplug_shrinkers.shrinker import SAMPLE, Shrinker
+from nasplug_shrinkers.shrinker import SAMPLE, MaskShrinker
 
 BEST = 0.05  # share of the sampled archs whose choices are inherited
 
 
-class NSE(Shrinker):
+class NSE(MaskShrinker):
     """NSE-like: evolves the space by segments, inheriting the choices that its best archs use."""
 
     paper = "Ci et al., Evolving Search Space for Neural Architecture Search, ICCV 2021"
@@ -20,12 +20,12 @@ class NSE(Shrinker):
 
     def shrink(self, search: Search, model: Predictor) -> Subspace:
         space, rng = search.space, search.rng
-        exists = np.arange(space.cardinalities.max()) < space.cardinalities[:, None]
-        dealt = np.where(exists, rng.random(exists.shape), np.inf).argsort(1).argsort(1)
-        segment = dealt * self.segments // space.cardinalities[:, None]  # of each choice
-        inherited = np.zeros_like(exists)
+        offered = self.choices
+        dealt = np.where(offered, rng.random(offered.shape), np.inf).argsort(1).argsort(1)
+        segment = dealt * self.segments // offered.sum(1, keepdims=True)  # of each choice
+        inherited = np.zeros_like(offered)
         for number in range(self.segments):
-            allowed = (inherited | (segment == number)) & exists
+            allowed = (inherited | (segment == number)) & offered
             use = self.use(model, Mask(space, allowed).sample(SAMPLE, rng), allowed)
             fair = use.sum(1, keepdims=True) / allowed.sum(1, keepdims=True)
             inherited = allowed & (use >= 0.5 * fair)

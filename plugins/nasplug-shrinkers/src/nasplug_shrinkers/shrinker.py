@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from nasplug import Int, Method, Search, Selection, Source, State, Subspace, hookimpl
-from nasplug.predictors import FEWEST, Predictor, predictor
+from nasplug import (
+    Int,
+    Mask,
+    Method,
+    NasplugError,
+    Search,
+    Selection,
+    Source,
+    Space,
+    Subspace,
+    hookimpl,
+)
+from nasplug.predictors import FEWEST, Predictor, predictor, scored
+from nasplug.quality import report_search
 from nasplug.selection import best_trials
 from nasplug.space import Archs
 from nasplug.subspace import Region
@@ -21,6 +31,7 @@ class Shrinker(Method):
     predictor = Source("xgboost", doc="xgboost, forest or mlp")
 
     def setup(self, search: Search) -> None:
+        search.allows(search.region.sample(1, 0))  # refuses limits that it cannot keep to
         self.model = predictor(self.predictor, search.space, int(search.rng.integers(2**31)))
 
     @hookimpl
@@ -30,19 +41,32 @@ class Shrinker(Method):
 
     @hookimpl
     def select_final(self, search: Search) -> Selection:
-        trials = search.trials
-        known = np.flatnonzero(trials.states == State.COMPLETE)
-        values = trials.values[known] if search.maximize else -trials.values[known]
-        self.model.fit(trials.archs[known], values)
-        return Selection(best_trials(trials, SELECTED), self.shrink(search, self.model))
+        self.model.fit(*scored(search))
+        subspace = self.shrink(search, self.model)
+        report_search(search, subspace, self.model)
+        return Selection(best_trials(search.trials, SELECTED), subspace)
 
     def shrink(self, search: Search, model: Predictor) -> Subspace:
         raise NotImplementedError
 
 
+class MaskShrinker(Shrinker):
+    """A shrinker by choices: what it leaves is a product of some of them."""
+
+    def setup(self, search: Search) -> None:
+        super().setup(search)
+        if search.constraints or not isinstance(search.region, Space | Mask):
+            raise NasplugError(
+                f"{search.method_name} leaves a product of choices, which cannot be kept to "
+                "constraints or inside a set of archs; lissnas, shrink-top and shrink-random can"
+            )
+        region = search.region if isinstance(search.region, Mask) else Mask(search.space, {})
+        self.choices = region.allowed  # (d, max cardinality): what the region offers
+
+
 def distinct(search: Search, archs: Archs) -> Archs:
-    """One of each class of isomorphs, where it first occurs; only archs of the region."""
-    archs = archs[search.region.contains(archs)]
+    """One of each class of isomorphs, where it first occurs; only what the search allows."""
+    archs = archs[search.allows(archs)]
     canonical = search.space.canonical(archs)
     keys: dict[object, int] = {}
     for row, key in enumerate(search.space.keys(canonical)):
