@@ -38,7 +38,9 @@ class Judge:
         archs = self.space.from_index(np.arange(self.space.size))
         self.classes = self.space.index(self.space.canonical(archs))
         self.values = reports(self.problem)(archs)
-        self.costs = costs(self.problem)(archs)
+        cost = costs(self.problem)
+        assert cost, f"{on} states neither FLOPs nor params"
+        self.costs = cost[1](archs)
         self.best = self.classes[np.nanargmax(self.values)]
         known = self.values[np.isfinite(self.values)]
         self.threshold = np.quantile(known, GOOD)

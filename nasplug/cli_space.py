@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -35,6 +36,7 @@ folder = click.option(
 @as_json
 def locality(on: str, queries: int | None, seed: int, out: Path | None, as_json: bool) -> None:
     """Whether few edits change little: autocorrelation, differences, the edit distance to use."""
+    from nasplug.api import runs_folder
     from nasplug.cli import show_json, show_rows
     from nasplug.locality import draw, farthest, measure
     from nasplug.quality import picture, rewards
@@ -47,8 +49,8 @@ def locality(on: str, queries: int | None, seed: int, out: Path | None, as_json:
         )
     found = measure(target.space, rewards(target), walks, seed)
     columns = {name: np.asarray(x).tolist() for name, x in asdict(found).items()}
-    if out is not None:
-        picture(out / "locality.png", lambda figure: draw(found, target.evaluator.reward, figure))
+    file = (out or runs_folder() / f"locality-{on.replace('/', '-')}") / "locality.png"
+    picture(file, lambda figure: draw(found, target.evaluator.reward, figure))
     if as_json:
         show_json({"problem": on, "walks": walks, **columns})
         return
@@ -56,9 +58,11 @@ def locality(on: str, queries: int | None, seed: int, out: Path | None, as_json:
     rows = zip(*(columns[name] for name in names), strict=True)
     show_rows([dict(zip(names, row, strict=True)) for row in rows])
     click.echo(
-        f"neighbors at most {found.third} edits away (a third of all), or {found.suggested} "
-        "(the correlation length)"
+        f"suggested: neighbors at most {found.third} edits away (a third of all, as in the paper); "
+        f"the correlation length is {found.suggested}"
     )
+    if file.exists():
+        click.echo(f"picture: {file}")
 
 
 @click.command()
@@ -86,7 +90,7 @@ def space(
     n = _queries(target, queries, 20_000)
     rows = report(
         target.space, regions, reports(target), costs(target), target.evaluator.report,
-        out or run_dir, n, seed,
+        out or run_dir, n, seed, predictor=_left(run_dir).get("predictor"),
     )  # fmt: skip
     if as_json:
         show_json({"problem": target.name, "spaces": rows})
@@ -101,10 +105,21 @@ def show_quality(run_dir: Path, stderr: bool) -> None:
     from nasplug.cli import show_rows
     from nasplug.quality import for_people
 
-    if (file := run_dir / "space.json").exists():
-        found = json.loads(file.read_text())
-        click.echo(f"the space, judged by {found['judged_by']}:", err=stderr)
-        show_rows([for_people(row) for row in found["spaces"]], stderr=stderr)
+    if not (found := _left(run_dir)):
+        return
+    if ranks := found["predictor"]:
+        words = ", ".join(f"{name} {value:.3f}" for name, value in ranks.items())
+        click.echo(
+            f"the predictor, on scored archs that it had not learned from: {words}", err=stderr
+        )
+    click.echo(f"the space, judged by {found['judged_by']}:", err=stderr)
+    show_rows([for_people(row) for row in found["spaces"]], stderr=stderr)
+
+
+def _left(run_dir: Path) -> dict[str, Any]:
+    """What the search that shrank the space, or `nasplug space`, has written of it; or {}."""
+    file = run_dir / "space.json"
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def _problem(run_dir: Path) -> Problem:

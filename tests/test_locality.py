@@ -44,6 +44,11 @@ def test_unknown_values_are_left_out_unless_all_are():
         measure(CHAIN, lambda archs: np.full(len(archs), np.nan), seed=0)
 
 
+def test_equal_values_have_no_correlation_to_speak_of():
+    with pytest.raises(NasplugError, match="values in custom are 3: there is nothing to correlate"):
+        measure(CHAIN, lambda archs: np.full(len(archs), 3.0), seed=0)
+
+
 @pytest.mark.skipif(
     not (Path(os.environ.get("NASPLUG_DATA", "/nowhere")) / "nas-bench-201.parquet").exists(),
     reason="needs NAS-Bench-201 under NASPLUG_DATA",

@@ -25,6 +25,14 @@ def test_each_ranks_archs_it_has_not_seen(name):
     assert correlations["kendall"] > 0.6
 
 
+def test_correlations_on_held_out_archs_leave_the_predictor_as_it_is():
+    archs, values = scored(100)
+    model = XGBoost(SPACE).fit(archs, values)
+    before = model.predict(archs)
+    held_out(model, archs, values)
+    assert np.array_equal(model.predict(archs), before)
+
+
 @pytest.mark.parametrize("name", PREDICTORS)
 def test_a_seed_fixes_the_predictions(name):
     archs, values = scored(60)
@@ -72,6 +80,8 @@ def test_a_saved_model_predicts_the_same_and_only_for_its_space(tmp_path):
     assert np.array_equal(again.predict(archs), model.predict(archs))
     with pytest.raises(NasplugError, match="30 features; an arch of macro has 24"):
         XGBoost(nasplug.space("macro"), path=tmp_path / "model.ubj")
+    with pytest.raises(NasplugError, match=r"there is no predictor .*nowhere\.ubj"):
+        XGBoost(SPACE, path=tmp_path / "nowhere.ubj")
     (tmp_path / "other.json").write_text("not a model")
     with pytest.raises(NasplugError, match="no XGBoost model"):
         XGBoost(SPACE, path=tmp_path / "other.json")

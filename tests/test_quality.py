@@ -88,12 +88,30 @@ def test_a_sampled_region_has_intervals():
 
 
 def test_archs_without_a_value_are_left_out():
-    part = quality.query(
-        SPACE, lambda archs: np.where(archs[:, 0] == 0, np.nan, 1.0), lambda archs: None
-    )
+    part = quality.query(SPACE, lambda archs: np.where(archs[:, 0] == 0, np.nan, 1.0))
     assert len(part.values) == 12
     with pytest.raises(NasplugError, match="no value is known"):
-        quality.query(SPACE, lambda archs: np.full(len(archs), np.nan), lambda archs: None)
+        quality.query(SPACE, lambda archs: np.full(len(archs), np.nan))
+
+
+def test_a_mask_of_few_archs_is_queried_whole():
+    part = queried(nasplug.Mask(SPACE, {"a": [1, 2]}))
+    assert part.complete
+    assert sorted(part.values) == [1, 2, 2, 3, 3, 4, 4, 5]
+    assert not queried(nasplug.Mask(SPACE, {"a": [1, 2]}), 7).complete
+
+
+def test_of_a_whole_space_the_valid_archs_are_counted():
+    assert quality.Queried(nasplug.space("nb101"), *[None] * 3, False).size == 423_624
+
+
+def test_costs_are_flops_or_else_params_or_unknown():
+    found = quality.costs(nasplug.problem("nb201/digits"))
+    space = nasplug.space("nb201")
+    archs = space.sample(3, 0)
+    assert found[0] == "flops"
+    assert np.array_equal(found[1](archs), space.flops(archs))
+    assert quality.costs(nasplug.Problem(SPACE, "function", None, "function")) is None
 
 
 # ---- the commands
@@ -164,13 +182,15 @@ def test_bad_input_ends_with_words_and_2(runs, capsys, monkeypatch, arguments, m
     assert message in printed.err
 
 
-def test_locality_prints_its_curves(runs, capsys):
+def test_locality_prints_its_curves(runs, capsys, monkeypatch, tmp_path):
     code, printed = call(capsys, "locality", "--on", "nb201/toy", "--out", runs, "--json")
     assert code == 0
     found = json.loads(printed.out)
     assert found["edits"] == [1, 2, 3, 4, 5, 6]
     assert found["rwa"][0] > found["rwa"][5]
     assert (runs / "locality.png").stat().st_size > 500
+    monkeypatch.setenv("NASPLUG_RUNS", str(tmp_path))
     code, printed = call(capsys, "locality", "--on", "nb201/toy")
     assert code == 0
     assert "a third of all" in printed.out
+    assert (tmp_path / "locality-nb201-toy" / "locality.png").stat().st_size > 500

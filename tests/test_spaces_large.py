@@ -194,6 +194,21 @@ def test_sizes_of_the_products():
     assert ShuffleNetV2().size == 4**20
     assert FairNAS().size == 6**19
     assert AnyNetX().size == (16 * 128 * 3 * 6) ** 4
+
+
+def test_counts_of_the_valid_archs():
+    assert NB101().count == 423_624
+    assert MobileNet().count == (9**2 + 9**3 + 9**4) ** 5
+    assert Darts().count == (180 * 7**8) ** 2
+    assert TransNASMacro().count == 3256
+    fitting = sum(
+        (w // b) % g == 0
+        for w in range(8, 1025, 8)
+        for b in (1, 2, 4)
+        for g in (1, 2, 4, 8, 16, 32)
+    )
+    assert AnyNetX().count == (16 * fitting) ** 4
+    assert ShuffleNetV2().count == 4**20
     tiny = OneUnit()
     assert len(tiny.all()) == 9**2 + 9**3 + 9**4
 

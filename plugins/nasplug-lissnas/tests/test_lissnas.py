@@ -144,6 +144,19 @@ def test_it_stays_in_its_region_and_within_limits():
     assert (NB201.flops(archs) <= 100e6).all()
 
 
+def test_tight_limits_spend_nothing_on_what_breaks_them():
+    options = {
+        "space": NB201, "evaluate": lambda arch: list(arch.values()).count("nor_conv_1x1"),
+        "budget": 40, "tracking": False,
+    }  # fmt: skip
+    result = nasplug.search("lissnas", constraints=["flops<=12e6"], size=40, **options)
+    assert (NB201.flops(result.search.trials.archs) <= 12e6).all()
+    scored = []
+    with pytest.raises(NasplugError, match="none of 20,000 random archs keeps to the constraints"):
+        nasplug.search("lissnas", constraints=["flops<=1"], **options | {"evaluate": scored.append})
+    assert not scored
+
+
 def test_minimizing_is_maximizing_the_negative():
     result = lissnas(direction="minimize", budget=100)
     assert result.subspace.archs.sum(1).mean() < 7
@@ -186,6 +199,10 @@ def test_fewer_archs_than_asked_are_said_and_returned():
         ({"evaluate": lambda arch: float("nan")}, "every trial failed|at least 5"),
         ({"constraints": ["latency<=1"]}, "limits on params and flops, not on latency"),
         ({"neighbors": "few"}, "near, random, none, all"),
+        (
+            {"neighbors": "all", "space": nasplug.space("shufflenetv2")},
+            "asks about every arch, and shufflenetv2 has 1.1e\\+12",
+        ),
     ],
 )
 def test_bad_input_is_met_with_words(options, message):

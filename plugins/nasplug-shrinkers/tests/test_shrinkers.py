@@ -1,5 +1,7 @@
 """Each shrinker keeps what is good by its own rule."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,43 @@ def test_they_stay_in_their_region_and_are_fixed_by_the_seed():
         first, second = (shrink(method, within=region).subspace.archs for _ in "ab")
         assert np.array_equal(first, second)
         assert (first[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("method", ["shrink-abs", "shrink-padnas", "shrink-nse"])
+def test_products_of_choices_stay_in_a_mask_and_refuse_what_they_cannot_keep_to(method):
+    region = Mask(CHAIN, {"layer0": ["bad", "poor"]})
+    left = shrink(method, within=region).subspace
+    assert not (left.allowed & ~region.allowed).any()
+    with pytest.raises(NasplugError, match=f"{method} leaves a product of choices"):
+        shrink(method, within=ArchSet(CHAIN, CHAIN.sample(50, 0)))
+
+
+@pytest.mark.parametrize("method", ["shrink-top", "shrink-random"])
+def test_ranking_keeps_to_limits_and_refuses_what_it_cannot_know(method):
+    space = nasplug.space("nb201")
+    problem = {
+        "space": space, "evaluate": lambda arch: list(arch.values()).count("nor_conv_3x3"),
+    }  # fmt: skip
+    left = shrink(method, constraints=["flops<=60e6"], **problem).subspace
+    assert (space.flops(left.archs) <= 60e6).all()
+    with pytest.raises(NasplugError, match="limits on params and flops, not on latency"):
+        shrink(method, constraints=["latency<=1"], **problem)
+
+
+@pytest.mark.parametrize("method", ["shrink-abs", "shrink-padnas"])
+def test_pruning_leaves_valid_archs(method):
+    space = nasplug.space("nb101")  # without any edge, or with all of them, nothing is valid
+    left = shrink(
+        method, space=space, evaluate=lambda arch: sum(v == "conv3x3" for v in arch.values())
+    ).subspace
+    assert space.is_valid(left.sample(20, 0)).all()
+
+
+def test_a_run_directory_gets_the_quality_of_the_space(tmp_path):
+    shrink("shrink-padnas", out=tmp_path / "run")
+    found = json.loads((tmp_path / "run" / "space.json").read_text())
+    assert found["predictor"]["spearman"] > 0.8
+    assert found["spaces"][1]["mean"] > found["spaces"][0]["mean"]
 
 
 def test_a_space_too_large_to_list_is_refused_by_top_n():
