@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from nasplug.trial import State
+
 if TYPE_CHECKING:
     from nasplug.search import Search
     from nasplug.trial import Trials
@@ -39,7 +41,7 @@ def bar(search: Search, show: bool | None = None) -> Iterator[None]:
             nonlocal best, failed
             scores = trials.scores[rows]
             best = max(best, float(scores.max()))
-            failed += int((trials.states[rows] == 3).sum())
+            failed += int((trials.states[rows] == State.FAILED).sum())
             value = best if search.maximize else -best
             text = f"best {value:.4g}" if np.isfinite(best) else ""
             progress.update(

@@ -116,6 +116,7 @@ def draw_curve(selection: Selection, ax: Axes) -> None:
             x[known], reports[known], where="post", color=ORANGE, lw=1.5, ls=(0, (4, 2)),
             label=f"{report} of the best so far",
         )  # fmt: skip
+        right.set_ylim(_limits(trials.reports, reports[known], search.maximize))
         right.set_ylabel(report, color=ORANGE)
         right.tick_params(axis="y", colors=ORANGE)
         right.spines[["top", "left"]].set_visible(False)

@@ -313,7 +313,7 @@ class Sender:
             "nasplug.command": command,
             "nasplug.python": environment["python"],
             "nasplug.platform": environment["platform"],
-            "mlflow.source.name": command,
+            "mlflow.source.name": "".join(environment["command"][:1]),
             "mlflow.source.type": "LOCAL",
             "mlflow.source.git.commit": environment["git_commit"] or "",
             "mlflow.user": _user(),
