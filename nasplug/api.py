@@ -106,7 +106,7 @@ def search(
                 "within": isinstance(region, Subspace),
                 "prune": prune,
                 "tracking": tracking,
-                "options": options,
+                "options": _jsonable(options),
                 "environment": _environment(),
             },
         )
@@ -209,6 +209,10 @@ def _problem(
         return problem(on, evaluator, reward, report, seed)
     if space is None or evaluate is None:
         raise NasplugError('what to search? on="nb201/digits", or a space and an evaluate function')
+    if not isinstance(space, Space):
+        raise NasplugError(
+            f"space must be a Space, as nasplug.Space(...) or nasplug.space(NAME), got {space!r}"
+        )
     from nasplug.evaluators.function import FunctionEvaluator
 
     maximize = direction == "maximize"
@@ -222,6 +226,8 @@ def _method(method: Any, hyperparameters: Mapping[str, Any]) -> tuple[Any, str]:
     if hyperparameters:
         names = ", ".join(hyperparameters)
         raise NasplugError(f"give {names} to the method object itself")
+    if isinstance(method, type):
+        raise NasplugError(f"give a method object, {method.__name__}(...), not its class")
     return method, type(method).__name__
 
 

@@ -13,9 +13,16 @@ class NasplugError(Exception):
     """
 
 
-def unknown(kind: str, name: str, known: Iterable[str], fix: str = "") -> NasplugError:
-    """An error for a name that is not there, offering the nearest names that are."""
+def unknown(
+    kind: str, name: str, known: Iterable[str], fix: str = "", prefix: str = ""
+) -> NasplugError:
+    """An error for a name that is not there, offering the nearest names that are.
+
+    prefix: common to all of them, so that it does not make them near.
+    """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
-    return NasplugError(f"unknown {kind} {name!r}; {hint}{f' ({fix})' if fix else ''}")
+    lower = {one.lower(): one for one in known}
+    near = [lower[one] for one in difflib.get_close_matches(name.lower(), lower, cutoff=0.5)]
+    names = [prefix + one for one in near or known]
+    hint = f"did you mean {' or '.join(names)}?" if near else f"known: {', '.join(names) or 'none'}"
+    return NasplugError(f"unknown {kind} {prefix + name!r}; {hint}{f' ({fix})' if fix else ''}")

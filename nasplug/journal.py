@@ -70,6 +70,8 @@ class RunDirectory:
                 f"{path} was written in format {version} by nasplug {run.get('nasplug')}; this "
                 f"version reads format {FORMAT}: install that version, or run it anew"
             )
+        if lacking := {"method", "problem", "options", "environment"} - run.keys():
+            raise NasplugError(f"{path} is damaged: its run.json has no {min(lacking)}")
         return cls(path), run
 
     @property

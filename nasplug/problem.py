@@ -34,7 +34,10 @@ class Evaluator(Protocol):
 
     @classmethod
     def missing(cls, space: Space, data: str) -> str:
-        """What the user would have to do to make it score this, or ''."""
+        """What the user would have to do to make it score this, or '' if it needs no files.
+
+        Raises NasplugError if a file is there, but damaged.
+        """
 
 
 @dataclass
@@ -73,16 +76,19 @@ def problem(
     made = space(space_name)
     found = registry()
     names = [evaluator] if evaluator else list(found.evaluators)
-    for candidate in names:
+    for i, candidate in enumerate(names):
         cls = found.get("evaluator", candidate)
         if data in cls.data(made):
+            if i and cls.missing(made, data):
+                for better in names[:i]:  # such as a table: not to be replaced by hours of training
+                    found.evaluators[better].missing(made, data)
             scorer = cls(made, data, reward=reward, report=report, seed=seed)
             return Problem(made, data, scorer, candidate, scorer.maximize, scorer.region)
-    fixes = [found.evaluators[n].missing(made, data) for n in names]
+    fixes = (found.evaluators[n].missing(made, data) for n in names)
     known = {d for n in names for d in found.evaluators[n].data(made)}
-    raise unknown(
-        "problem", name, [f"{space_name}/{d}" for d in known], "; ".join(f for f in fixes if f)
-    )
+    scored = f" scored by {evaluator}" if evaluator else ""
+    fix = next(filter(None, fixes), "")
+    raise unknown(f"problem{scored}", data, known, fix, prefix=f"{space_name}/")
 
 
 def problems() -> list[dict[str, Any]]:

@@ -56,8 +56,14 @@ class Search:
             ("max_cost", max_cost),
             ("max_seconds", max_seconds),
         ):
-            if limit is not None and not limit > 0:
+            if limit is None and name != "budget":
+                continue
+            if not isinstance(limit, int | float | np.number):
+                raise NasplugError(f"{name} must be a number, got {limit!r}")
+            if not limit > 0:
                 raise NasplugError(f"{name} must be above 0, got {limit}")
+        if not isinstance(seed, int | np.integer) or seed < 0:
+            raise NasplugError(f"seed must be a whole number, 0 or above, got {seed!r}")
         if repeats not in ("free", "count"):
             raise NasplugError(f"repeats is 'free' or 'count', got {repeats!r}")
         self.problem = problem
@@ -71,7 +77,7 @@ class Search:
         self.budget, self.max_cost, self.max_seconds = int(budget), max_cost, max_seconds
         self.constraints = [Constraint(text) for text in constraints]
         self.repeats = repeats
-        self.seed = seed
+        self.seed = int(seed)
         self.rng = np.random.default_rng(seed)
         self.pruner = pruner
         self.directory: RunDirectory | None = None

@@ -306,18 +306,21 @@ def test_a_closed_pipe_is_no_traceback(here: Path) -> None:
 BAD = {
     "run randon --on nb201/toy": "unknown method 'randon'; did you mean random",
     "run random --on nb202/toy": "unknown space 'nb202'; did you mean nb",
-    "run random --on nb201/toi": "did you mean nb201/toy",
+    "run random --on nb201/toi": "unknown problem 'nb201/toi'; did you mean nb201/toy?",
+    "run random --on nb201/toy --evaluator train": "by train 'nb201/toy'; known: nb201/digits",
     "run random --on nb201": "a problem is named SPACE/DATA, such as nb201/digits",
     "run random --on nb201/toy --evaluator tabel": "did you mean table?",
     "run random --on nb201/toy --reward val_acc": "did you mean val_acc@12?",
     "run random --on nb201/toy --set K": "--set takes NAME=VALUE",
     "run random --on nb201/toy --set batsh=4": "did you mean batch?",
+    "run random --on nb201/toy --set BATCH=4": "did you mean batch?",
     "run random --on nb201/toy --set seed=4": "unknown hyperparameter 'seed'",
     "run random --on nb201/toy --set batch=four": "must be a whole number, got 'four'",
     "run random --on nb201/toy --set batch=0": "hyperparameter batch must be within [1,",
     "run random --on nb201/toy --budget 0": "budget must be above 0, got 0",
     "run random --on nb201/toy --budget -3": "budget must be above 0, got -3",
     "run random --on nb201/toy --budget ten": "'ten' is not a valid integer",
+    "run random --on nb201/toy --seed -1": "seed must be a whole number, 0 or above, got -1",
     "run random --on nb201/toy --max-seconds 0": "max_seconds must be above 0",
     "run random --on nb201/toy --max-cost 5": "states no costs",
     "run random --on nb201/toy --constraint flops": "a constraint reads NAME <= NUMBER",
@@ -381,6 +384,10 @@ def test_taken_and_foreign_directories(nasplug: Callable[..., Answer]) -> None:
     assert "format 99" in later.err
     Path("d/run.json").write_text("{")
     assert "is not a run directory" in nasplug("resume", "d").err
+    Path("d/run.json").write_text('{"format": 1}')
+    damaged = nasplug("resume", "d")
+    assert damaged.code == 2
+    assert "d is damaged: its run.json has no" in damaged.err
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "empty"])
@@ -404,19 +411,54 @@ def test_a_bad_table(
     assert TOY not in {row["problem"] for row in listed.json}
 
 
-def test_another_benchmarks_table(
+def test_a_bad_table_is_not_replaced_by_hours_of_training(
     nasplug: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("data/cifar10").mkdir(parents=True)
+    Path("data/cifar10/train.parquet").touch()
+    Path("data/nas-bench-201.parquet").write_bytes(b"PAR1")
+    monkeypatch.setenv("NASPLUG_DATA", "data")
+    for command in (("run", "random", "--on"), ("doctor",)):
+        answer = nasplug(*command, "nb201/cifar10")
+        assert answer.code == 2
+        assert "data/nas-bench-201.parquet cannot be read as parquet" in answer.out + answer.err
+    assert "scored by train" in nasplug("doctor", "nb201/digits").out, "that needs no file"
+
+
+CELL = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"arch": ["00000000"]}, "is not a table of nb201: a cell of nb201 has 3 nodes"),
+        ({"arch": [None]}, "is not a table of nb201: a cell of nb201 has 3 nodes"),
+        ({"arch": [7]}, "is not a table of nb201: a cell of nb201 has 3 nodes"),
+        ({"cell": [CELL]}, "has no column 'arch'"),
+        ({"arch": [CELL], "toy/val_acc@12": ["high"]}, "'val_acc@12' of nb201/toy"),
+        ({"arch": [CELL], "toy/val_acc@12": None}, "unknown column of nb201/toy 'val_acc@12'"),
+        ({"arch": [CELL], "toy/val_acc@12": None, "toy/test_acc@200": None, "params": [1.0]},
+         "it has no column val_acc@12"),
+    ],
+)  # fmt: skip
+def test_another_benchmarks_table(
+    nasplug: Callable[..., Answer],
+    monkeypatch: pytest.MonkeyPatch,
+    columns: dict[str, list[Any] | None],
+    message: str,
 ) -> None:
     import pyarrow
     import pyarrow.parquet as parquet
 
     Path("data").mkdir()
-    columns = {"arch": ["00000000"], "toy/val_acc@12": [1.0], "toy/test_acc@200": [1.0]}
-    parquet.write_table(pyarrow.table(columns), "data/nas-bench-201.parquet")
+    whole = {"toy/val_acc@12": [1.0], "toy/test_acc@200": [1.0], **columns}
+    table = pyarrow.table({name: column for name, column in whole.items() if column})
+    parquet.write_table(table, "data/nas-bench-201.parquet")
     monkeypatch.setenv("NASPLUG_DATA", "data")
     answer = nasplug("run", "random", "--on", TOY, "--no-track")
     assert answer.code == 2
-    assert "data/nas-bench-201.parquet is not a table of nb201" in answer.err
+    assert "data/nas-bench-201.parquet" in answer.err
+    assert message in answer.err
 
 
 def test_no_data(nasplug: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:

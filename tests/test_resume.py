@@ -175,6 +175,12 @@ def test_what_cannot_be_resumed_is_named(tmp_path):
         nasplug.resume(tmp_path / "run")
 
 
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    one = run(tmp_path / "one", seed=np.int64(3), budget=np.int64(12))
+    again = nasplug.resume(tmp_path / "one", method=Climber(), evaluate=score)
+    assert table(one.search.trials) == table(again.search.trials)
+
+
 def test_nothing_is_written_for_a_search_that_cannot_start(tmp_path):
     with pytest.raises(NasplugError, match="budget"):
         run(tmp_path / "run", budget=0)

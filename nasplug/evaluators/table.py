@@ -89,6 +89,11 @@ class TableEvaluator:
             if np.issubdtype(values.dtype, np.number):
                 padded = np.append(values.astype(np.float64), np.nan)
                 self._columns[name] = padded[position]
+        for wanted in (self.reward, self.report):
+            if wanted not in self._columns:
+                raise NasplugError(
+                    f"column {wanted!r} of {space.name}/{data} in {path} is no number"
+                )
         known = position < len(next(iter(table.values())))
         missing = 1 - known.mean()
         self.region: Region = space
@@ -131,10 +136,10 @@ class TableEvaluator:
         path = cls.path(space, data)
         if not path.exists():
             return f"its table would be {path}, which is not there"
-        try:
-            _columns(path)
-        except NasplugError as error:
-            return str(error)
+        if all(column.rpartition("/")[2] != layout.reward for column in _columns(path)):
+            raise NasplugError(
+                f"{path} is not a table of {space.name}: it has no column {layout.reward}"
+            )
         return f"its table would be {path}, which has no such data set"
 
     @hookimpl
@@ -160,7 +165,7 @@ def positions(
         found = order[np.searchsorted(keys, hashes, sorter=order).clip(max=len(keys) - 1)]
         return np.where(keys[found] == hashes, found, len(keys))
     try:
-        archs = np.array([space.from_str(text) for text in keys.tolist()], space.dtype)
+        archs = np.array([space.from_str(str(text)) for text in keys.tolist()], space.dtype)
         index = space.index(space.check(archs))
     except NasplugError as error:
         raise NasplugError(f"{path} is not a table of {space.name}: {error}") from None
