@@ -21,6 +21,7 @@ from nasplug.errors import NasplugError, unknown
 
 if TYPE_CHECKING:
     from nasplug.search import Search
+    from nasplug.space import Space
 
 T = TypeVar("T")
 
@@ -173,6 +174,12 @@ class Method:
             for name, value in vars(base).items()
             if isinstance(value, Hyperparameter)
         }
+
+    @classmethod
+    def ranges(cls, space: Space) -> dict[str, Hyperparameter[Any]]:
+        """{name: declaration} with which a study tunes a hyperparameter on this space instead of
+        its own: bounds within which all of it makes sense there, and the default in figures."""
+        return {}
 
     def state(self) -> dict[str, Any] | None:
         """What a checkpoint must hold: nested dicts of arrays and JSON values.

@@ -1,6 +1,7 @@
 """Studies: what is offered, in which order, what is kept, and what bad input is told."""
 
 import csv
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -17,6 +18,7 @@ if importlib.util.find_spec("optuna") is None:
 import optuna
 from optuna.trial import TrialState
 
+from nasplug.tracking import read_lines
 from nasplug.tuning.space import HyperparameterSpace
 from nasplug.tuning.storage import Queue, open_storage, retried
 
@@ -88,6 +90,26 @@ def test_by_default_all_that_can_be_tuned():
     )
 
 
+class Ranged(Climber):
+    """Edits half of the decisions, by default."""
+
+    edits = Int(0, low=0, high=999, doc="0: half of the decisions")
+
+    @classmethod
+    def ranges(cls, space):
+        return {"edits": dataclasses.replace(cls.edits, default=space.d // 2, low=1, high=space.d)}
+
+
+def test_a_method_says_what_makes_sense_on_the_space(tmp_path):
+    study = tune(tmp_path / "s", Ranged, params=("edits",), trials=12, sampler="random")
+    edits = [trial.params["edits"] for trial in study.trials]
+    assert edits[0] == 3
+    assert {4, 5} <= set(edits) <= set(range(1, 7))
+    # What is set may be whatever the method allows.
+    study = tune(tmp_path / "t", Ranged, params=("rate",), trials=1, edits=0)
+    assert study.trials[0].params == {"rate": 0.5}
+
+
 def test_types_bounds_and_scales():
     study = optuna.create_study()
     trial = study.ask()
@@ -157,8 +179,20 @@ def test_same_seed_same_study(tmp_path):
     assert offered(tune(tmp_path / "d", trials=14)) == offered(first)
 
 
-@pytest.mark.parametrize("sampler", ["random", "nsgaii", "qmc", "bruteforce"])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "random",
+        "nsgaii",
+        "qmc",
+        "bruteforce",
+        "cmaes",
+        "tpe(multivariate=True, n_startup_trials=2)",
+    ],
+)
 def test_samplers_by_name(tmp_path, sampler):
+    if sampler == "cmaes":
+        pytest.importorskip("cmaes")
     first = tune(tmp_path / "a", sampler=sampler, params=("edits",), trials=4)
     again = tune(tmp_path / "b", sampler=sampler, params=("edits",), trials=4)
     assert offered(first) == offered(again)
@@ -192,6 +226,27 @@ def test_an_interrupted_study_goes_on_as_if_it_had_not_been(tmp_path):
     assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in kept)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ImportError("No module named 'gp'")])
+def test_a_trial_cut_short_before_its_first_search_waits_again(tmp_path, monkeypatch, error):
+    url = f"journal://{tmp_path}/study.log"
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.samplers.TPESampler, "sample_independent", raising(error))
+        with pytest.raises((KeyboardInterrupt, NasplugError)):
+            tune(tmp_path / "s", storage=url)
+    study = tune(tmp_path / "s", storage=url)
+    kept = [trial for trial in study.trials if trial.number not in retried(study)]
+    assert len(kept) == 6
+    assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in kept)
+    assert not list(tmp_path.glob("**/worker-*.lock"))
+
+
+def raising(error):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
 def test_what_was_searched_is_not_searched_again(tmp_path):
     calls = []
 
@@ -217,7 +272,9 @@ class Noisy(Method):
         return archs[archs.sum(axis=1) <= 2 + self.level][:1]
 
 
-@pytest.mark.parametrize("pruner", ["median", "wilcoxon", "successivehalving"])
+@pytest.mark.parametrize(
+    "pruner", ["median", "wilcoxon", "successivehalving", "percentile(percentile=25)"]
+)
 def test_hopeless_trials_are_given_up_after_some_seeds(tmp_path, pruner):
     study = tune(tmp_path / "s", Noisy, trials=14, seeds=7, budget=5, pruner=pruner)
     pruned = [trial for trial in study.trials if trial.state == TrialState.PRUNED]
@@ -240,9 +297,27 @@ def test_several_objectives(tmp_path):
     assert best["value"] == max(one["value"] for one in front)
 
 
+def test_the_cost_of_a_table_that_states_none_is_the_searches_time(
+    nb201_table, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("NASPLUG_DATA", str(nb201_table))
+    study = nasplug.tune(
+        "regularized-evolution", "nb201/toy", trials=2, seeds=2, budget=12, tournament=2,
+        objectives=("value", "cost", "params"), out=tmp_path / "s", tracking=False,
+    )  # fmt: skip
+    records = [r for r, _ in read_lines(tmp_path / "s/searches.jsonl") if "seed" in r]
+    for record in records:
+        _, cost, size = record["objectives"]
+        assert record["cost"] is None
+        assert cost == record["seconds"] > 0
+        assert size > 1e4
+    assert len(study.best_trials) >= 1
+
+
 def test_an_objective_that_nobody_knows(tmp_path):
     with pytest.raises(NasplugError, match=r"objective 'report' is not known here; known: cost"):
         tune(tmp_path / "s", objectives=("value", "report"))
+    assert not list((tmp_path / "s").glob("*.lock"))
 
 
 class Fragile(Noisy):
@@ -390,6 +465,12 @@ def test_a_directory_of_something_else(tmp_path):
         ({"params": ("edit",)}, "did you mean edits"),
         ({"sampler": "tpee"}, "did you mean tpe"),
         ({"sampler": "grid"}, "unknown sampler"),
+        ({"pruner": "percentile"}, "missing 1 required .* takes percentile"),
+        ({"sampler": "tpe(multivariat=True)"}, "takes .*multivariate"),
+        ({"sampler": "tpe(print())"}, "a sampler is a name"),
+        ({"pruner": "threshold"}, "Either lower or upper"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"params": ()}, "no name is given"),
         ({"pruner": "middle"}, "unknown pruner"),
         ({"objectives": ()}, "objectives must be"),
         ({"objectives": ("value", "value")}, "objectives must be"),

@@ -78,12 +78,13 @@ def tune(
 
     params: which hyperparameters; by default all that the method declares tunable. `fixed` are
         others that are held at a value.
-    objectives: "value" (the reward of the selected arch), "cost" (what the benchmark states or
-        the training took), "seconds" (of the search), "params", "flops" or a metric of the
-        problem (of the selected arch). Of several, the study has a Pareto front.
+    objectives: "value" (the reward of the selected arch), "cost" (the seconds that its benchmark
+        states or its training took; where neither is known, those of the search), "seconds" (of
+        the search), "params", "flops" or a metric of the problem (of the selected arch). Of
+        several, the study has a Pareto front.
     sampler, pruner: Optuna's, by name: "tpe", "cmaes", "gp", "nsgaii" ...; "median",
-        "wilcoxon", "nop" ... The pruner gives trials up after two seeds or more; it needs a
-        single objective.
+        "wilcoxon", "nop" ..., if need be with options: "tpe(multivariate=True)". The pruner gives
+        trials up after two seeds or more; it needs a single objective.
     storage: the URL of a database or of a journal file (``journal:///folder/file.log``); by
         default an SQLite database in the study directory. All processes and machines with the
         same storage and the same name of the study directory work on the same study.
@@ -95,9 +96,10 @@ def tune(
 
     With one worker, the same seed gives the same study, interrupted or not.
     """
-    for name, number in (("trials", trials), ("seeds", seeds), ("workers", workers)):
-        if number < 1:
-            raise NasplugError(f"{name} must be at least 1, got {number}")
+    numbers = {"trials": trials, "seeds": seeds, "workers": workers, "seed": seed}
+    for name, number in numbers.items():
+        if number < (least := 0 if name == "seed" else 1):
+            raise NasplugError(f"{name} must be at least {least}, got {number}")
     if not objectives or len(set(objectives)) < len(objectives):
         raise NasplugError("objectives must be different names, such as value,cost")
     task = worker.Task(
@@ -106,7 +108,8 @@ def tune(
         tuple(np.random.SeedSequence(seed).generate_state(seeds).tolist()), sampler, pruner,
     )  # fmt: skip
     with _quiet():
-        hyperparameters, target = task.hyperparameters(), task.problem(task.seeds[0])
+        target = task.problem(task.seeds[0])
+        hyperparameters = task.hyperparameters(target.space)
         task.search(target, hyperparameters.defaults, task.seeds[0])  # or say what is wrong
         task.make_sampler(), task.make_pruner()
         kept = stored.open_storage(storage) if storage else None
@@ -161,11 +164,11 @@ def _run(
     workers: int,
     watch: Callable[[], None],
 ) -> None:
+    locks = stored.lock_folder(url, folder)
     if workers == 1:
         queue = task.queue(study._storage, study.study_name)
-        worker.work(
-            queue, worker.Objective(task, Searches(folder / "searches.jsonl")), folder, watch
-        )
+        objective = worker.Objective(task, Searches(folder / "searches.jsonl"))
+        worker.work(queue, objective, locks, watch)
         return
     context = multiprocessing.get_context("spawn")
     errors = context.SimpleQueue()
@@ -173,17 +176,22 @@ def _run(
     processes = [
         context.Process(target=_worker, args=arguments, daemon=True) for _ in range(workers)
     ]
+    limit: int | None = stored.RETRIES
     try:
         for process in processes:
             process.start()
         while any(process.is_alive() for process in processes):
             time.sleep(worker.POLL)
             watch()
+    except KeyboardInterrupt:
+        limit = None  # it is no trial's fault that its worker ends now
+        raise
     finally:
         for process in processes:
-            process.terminate()
-            process.join()
-        stored.reclaim(study, folder)
+            if process.pid is not None:
+                process.terminate()
+                process.join()
+        stored.reclaim(study, locks, limit)
     if not errors.empty():
         raise NasplugError(errors.get())
     if study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)):
@@ -203,7 +211,8 @@ def _worker(
     try:
         with _quiet(), stored.reachable(url):
             objective = worker.Objective(task, Searches(folder / "searches.jsonl"))
-            worker.work(task.queue(stored.open_storage(url), name), objective, folder)
+            queue = task.queue(stored.open_storage(url), name)
+            worker.work(queue, objective, stored.lock_folder(url, folder))
     except NasplugError as error:
         errors.put(str(error))
 

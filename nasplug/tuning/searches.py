@@ -74,12 +74,15 @@ def describe(selection: Selection, objectives: tuple[str, ...]) -> Record:
 def _objective(name: str, known: Mapping[str, Any], best: Trial) -> float:
     """A named number of a search: its own, or one of the arch that it selected."""
     number = known.get(name)
+    if number is None and name == "cost":  # of a table that states none
+        number = known["seconds"]
     if number is None and name in best.metrics:
         number = _number(best.metrics[name])
     if number is None and name in ("params", "flops"):
         number = float(getattr(best.space, name)(best.arch[None])[0])
     if number is None:
-        names = sorted({*(n for n in known if known[n] is not None), *best.metrics})
+        stated = (n for n in known if known[n] is not None)
+        names = sorted({*stated, *best.metrics, "cost", "params", "flops"})
         raise NasplugError(f"the objective {name!r} is not known here; known: {', '.join(names)}")
     return float(number)
 

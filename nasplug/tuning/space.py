@@ -31,6 +31,7 @@ class HyperparameterSpace:
                 raise unknown("hyperparameter", name, declared, "see: nasplug show METHOD")
         self.fixed = {name: declared[name].parse(value) for name, value in fixed.items()}
         hindrances = {name: self._hindrance(name) for name in declared}
+        chosen = params
         if params is None:
             params = [name for name in declared if not hindrances[name]]
             params = [name for name in params if self._reachable(name, params)]
@@ -42,7 +43,8 @@ class HyperparameterSpace:
                     f"{name} only matters if {declared[name].when}: tune or set that, too"
                 )
         if not params:
-            raise NasplugError("there is nothing to tune: the method has no tunable hyperparameter")
+            why = "no name is given" if params is chosen else "the method declares nothing tunable"
+            raise NasplugError(f"there is nothing to tune: {why}")
         self.names = tuple(dict.fromkeys(self._parents_first(params)))
 
     @property

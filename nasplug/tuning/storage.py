@@ -32,7 +32,7 @@ RETRIES = 2  # of a trial whose worker died: it may be the trial that kills them
 CONNECT = 10  # seconds to wait for a database server
 JOINING = 10.0  # seconds without progress, after which whoever was making the study has died
 
-UNREACHABLE = (SQLAlchemyError, ImportError, OSError, optuna.exceptions.StorageInternalError)
+UNREACHABLE = (SQLAlchemyError, OSError, optuna.exceptions.StorageInternalError)
 ATTRIBUTE = "nasplug"  # of the study: what it is about
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -70,8 +70,8 @@ def reachable(url: str) -> Iterator[None]:
         cause = storage_error.__cause__ or storage_error
         reason = str(getattr(cause, "orig", None) or cause).strip().partition("\n")[0]
         raise NasplugError(
-            f"the storage {redacted(url)} cannot be used: {reason}. What has been measured is in "
-            "the study directory; the same command goes on once the storage is there"
+            f"the storage {redacted(url)} cannot be used: {reason}. Nothing that was measured is "
+            "lost: the same command goes on once the storage is there"
         ) from None
 
 
@@ -81,20 +81,30 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     if not separator:
         raise NasplugError(
             f"a storage is a URL, such as sqlite:///study.db, postgresql://host/database or "
-            f"journal://study.log; got {url!r}"
+            f"journal://study.log; got {redacted(url)!r}"
         )
     with reachable(url), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if scheme == "journal":
             return optuna.storages.JournalStorage(JournalFileBackend(path))
-        options = {"connect_timeout": CONNECT} if scheme.startswith("postgresql") else {}
-        storage = optuna.storages.RDBStorage(
-            url,
-            engine_kwargs={"connect_args": options},
-            heartbeat_interval=HEARTBEAT,
-            grace_period=GRACE,
-            heartbeat_stale_trial_callback=retry,
-        )
+        driver, options = scheme, {}
+        if scheme.startswith("postgresql"):
+            driver = "postgresql+psycopg" if scheme == "postgresql" else scheme
+            options = {"connect_timeout": CONNECT}
+        try:
+            storage = optuna.storages.RDBStorage(
+                f"{driver}://{path}",
+                engine_kwargs={"connect_args": options},
+                heartbeat_interval=HEARTBEAT,
+                grace_period=GRACE,
+                heartbeat_stale_trial_callback=retry,
+            )
+        except ImportError as error:
+            missing = str(error.__cause__ or error)
+            raise NasplugError(
+                f"the driver of the storage {redacted(url)} is not installed: {missing}; for "
+                "PostgreSQL: pip install 'nasplug[postgresql]'"
+            ) from None
         if scheme.startswith("sqlite"):
             event.listen(storage.engine, "connect", _prepare)
             event.listen(storage.engine, "begin", _begin)
@@ -178,10 +188,12 @@ def retry(study: optuna.Study, trial: FrozenTrial, limit: int | None = RETRIES) 
 
 
 def give_back(study: Queue) -> None:
-    """Let the trial wait again in which this worker was interrupted."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
+    """Let the trial wait again in which this worker was interrupted, or was about to begin."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.FAIL)):
         mine = trial.user_attrs.get("worker") == study.worker
         if mine and "error" not in trial.user_attrs and trial.number not in retried(study):
+            if trial.state == TrialState.RUNNING:
+                study.tell(trial.number, state=TrialState.FAIL)
             retry(study, trial, limit=None)
 
 
@@ -194,26 +206,40 @@ def retried(study: optuna.Study) -> set[int]:
     }
 
 
-# ---- workers of the study directory: each holds a lock for as long as it lives
+# ---- workers: each holds a lock for as long as it lives
+
+
+def lock_folder(url: str, folder: Path) -> Path:
+    """Where workers hold their locks: beside a journal file, where all who share it see them.
+
+    A database has heartbeats for those on other machines; the locks in the study directory
+    tell at once of those on this one.
+    """
+    scheme, _, path = url.partition("://")
+    return Path(path).absolute().parent if scheme == "journal" else folder
 
 
 @contextlib.contextmanager
-def alive(folder: Path) -> Iterator[str]:
-    """A worker's name, under which others can see that it lives."""
-    name = f"worker-{uuid.uuid4().hex[:12]}"
-    file = folder / f"{name}.lock"
+def alive(study: Queue, folder: Path) -> Iterator[None]:
+    """Gives the worker a name, under which others can see that it lives.
+
+    An interrupted worker gives its trial back; if it cannot, since the storage has gone away,
+    the lock stays, and others take it for dead."""
+    study.worker = f"worker-{uuid.uuid4().hex[:12]}"
+    file = folder / f"{study.worker}.lock"
     with file.open("w") as handle:
         _lock(handle)
-        yield name
+        try:
+            yield
+        except (KeyboardInterrupt, NasplugError):
+            give_back(study)
+            file.unlink(missing_ok=True)
+            raise
     file.unlink(missing_ok=True)
 
 
-def reclaim(study: optuna.Study, folder: Path) -> int:
-    """Let the trials wait again whose worker has died here; returns how many.
-
-    On other machines nobody sees the lock: there the heartbeat of the database tells, and with
-    a journal file nothing does.
-    """
+def reclaim(study: optuna.Study, folder: Path, limit: int | None = RETRIES) -> int:
+    """Let the trials wait again whose worker has died; returns how many."""
     count = 0
     for trial in running(study):
         file = folder / f"{trial.user_attrs.get('worker')}.lock"
@@ -221,7 +247,7 @@ def reclaim(study: optuna.Study, folder: Path) -> int:
             continue
         with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
             study.tell(trial.number, state=TrialState.FAIL)
-            retry(study, trial)
+            retry(study, trial, limit)
             count += 1
         file.unlink(missing_ok=True)
     return count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import multiprocessing
 import time
@@ -9,6 +10,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,13 +27,16 @@ from nasplug.hyperparameters import Method
 from nasplug.plugins import registry
 from nasplug.problem import Problem, problem
 from nasplug.search import Search
-from nasplug.selection import Selection
 from nasplug.space import Space
 from nasplug.tuning import storage as stored
 from nasplug.tuning.searches import Record, Searches, describe
 from nasplug.tuning.space import HyperparameterSpace
 
 POLL = 0.5  # seconds between looks at a queue in which nothing waits
+
+# GridSampler refuses trials that were enqueued (brute force does the same without a list), and
+# what PartialFixedSampler does, fixed hyperparameters do.
+LEFT_OUT = ("GridSampler", "PartialFixedSampler")
 
 
 class SearchFailed(Exception):  # noqa: N818 - of these hyperparameters, not of the study
@@ -62,9 +67,17 @@ class Task:
     def method_name(self) -> str:
         return self.method if isinstance(self.method, str) else self.method.__name__
 
-    def hyperparameters(self) -> HyperparameterSpace:
-        cls = registry().get("method", self.method) if isinstance(self.method, str) else self.method
-        return HyperparameterSpace(cls.declared(), self.params, self.fixed)
+    @property
+    def method_class(self) -> type[Method]:
+        if not isinstance(self.method, str):
+            return self.method
+        cls: type[Method] = registry().get("method", self.method)
+        return cls
+
+    def hyperparameters(self, space: Space) -> HyperparameterSpace:
+        declared, ranges = self.method_class.declared(), self.method_class.ranges(space)
+        tuned = {name: one for name, one in ranges.items() if name not in self.fixed}
+        return HyperparameterSpace({**declared, **tuned}, self.params, self.fixed)
 
     def problem(self, seed: int) -> Problem:
         if self.on is not None:
@@ -78,8 +91,7 @@ class Task:
         return Problem(self.space, "function", scorer, "function", maximize, self.space)
 
     def search(self, target: Problem, hyperparameters: Mapping[str, Any], seed: int) -> Search:
-        cls = registry().get("method", self.method) if isinstance(self.method, str) else self.method
-        method = cls(**{**self.fixed, **hyperparameters})
+        method = self.method_class(**{**self.fixed, **hyperparameters})
         return Search(target, method, self.method_name, budget=self.budget, seed=seed)
 
     def queue(self, storage: optuna.storages.BaseStorage, name: str) -> stored.Queue:
@@ -87,32 +99,53 @@ class Task:
         return stored.Queue(name, storage, self.make_sampler(), self.make_pruner())
 
     def make_sampler(self) -> BaseSampler:
-        return _SeededPerTrial(named(optuna.samplers, "Sampler", self.sampler), self.seed)
+        return _SeededPerTrial(partial(made, optuna.samplers, "Sampler", self.sampler), self.seed)
 
     def make_pruner(self) -> BasePruner:
+        pruner: BasePruner = made(optuna.pruners, "Pruner", self.pruner, n_warmup_steps=1)
         if len(self.objectives) > 1:  # Optuna prunes single objectives only
             return optuna.pruners.NopPruner()
-        make = named(optuna.pruners, "Pruner", self.pruner)
-        patient = "n_warmup_steps" in inspect.signature(make).parameters
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            pruner: BasePruner = make(n_warmup_steps=1) if patient else make()  # two seeds at least
         return pruner
 
 
-def named(module: Any, kind: str, name: str) -> Any:
-    """One of Optuna's samplers or pruners: "tpe", "cmaes", "median", "wilcoxon" ..."""
-    known = {}
-    for cls in (getattr(module, word) for word in module.__all__ if word.endswith(kind)):
-        needed = [
-            p for p in inspect.signature(cls).parameters.values()
-            if p.default is p.empty and p.kind is not p.VAR_KEYWORD
-        ]  # fmt: skip
-        if not needed and not inspect.isabstract(cls):
-            known[cls.__name__.removesuffix(kind).lower()] = cls
-    if name.lower() not in known:
-        raise unknown(kind.lower(), name, known)
-    return known[name.lower()]
+def made(module: Any, kind: str, text: str, **preset: Any) -> Any:
+    """One of Optuna's samplers or pruners by its name: "tpe", "median" ..., with options
+    "percentile(percentile=25)". It is given what it knows of `preset`, too."""
+    name, options = _call(text, kind.lower())
+    classes = {
+        word.removesuffix(kind).lower(): getattr(module, word)
+        for word in module.__all__
+        if word.endswith(kind)
+        and not inspect.isabstract(getattr(module, word))
+        and word not in LEFT_OUT
+    }
+    if name.lower() not in classes:
+        raise unknown(kind.lower(), name, classes)
+    cls = classes[name.lower()]
+    known = inspect.signature(cls).parameters
+    preset = {key: value for key, value in preset.items() if key in known}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return cls(**{**preset, **options})
+    except (TypeError, ValueError) as error:
+        raise NasplugError(
+            f"{kind.lower()} {text!r}: {error}; options are given as {name}(option=value), and "
+            f"Optuna's {cls.__name__} takes {', '.join(known)}"
+        ) from None
+
+
+def _call(text: str, kind: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options, which are literals, of such as ``name(option=1, other='x')``."""
+    try:
+        match ast.parse(text, mode="eval").body:
+            case ast.Name(id=name):
+                return name, {}
+            case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords):
+                return name, {str(k.arg): ast.literal_eval(k.value) for k in keywords}
+    except (SyntaxError, ValueError):
+        pass
+    raise NasplugError(f"a {kind} is a name such as tpe or nop, or name(option=1); got {text!r}")
 
 
 class _SeededPerTrial(BaseSampler):
@@ -170,10 +203,10 @@ class Objective:
 
     def __init__(self, task: Task, searches: Searches) -> None:
         self.task = task
-        self.space = task.hyperparameters()
         self.searches = searches
         self.paired = isinstance(task.make_pruner(), optuna.pruners.WilcoxonPruner)
         self._problems: dict[int, Problem] = {}  # an evaluator holds nothing of a search
+        self.space = task.hyperparameters(self._problem(task.seeds[0]).space)
 
     def __call__(self, trial: optuna.Trial) -> list[float]:
         hyperparameters = self.space.suggest(trial)
@@ -198,7 +231,7 @@ class Objective:
             start = time.time()
             about = {"hyperparameters": hyperparameters, "seed": seed}
             try:
-                selection = self._run(hyperparameters, seed)
+                selection = self.task.search(self._problem(seed), hyperparameters, seed).run()
             except NasplugError as error:
                 failure = {**about, "start": start, "error": str(error)}
                 self._append(trial, failure)
@@ -208,10 +241,10 @@ class Objective:
         self._append(trial, record)
         return record
 
-    def _run(self, hyperparameters: dict[str, Any], seed: int) -> Selection:
+    def _problem(self, seed: int) -> Problem:
         if seed not in self._problems:
             self._problems[seed] = self.task.problem(seed)
-        return self.task.search(self._problems[seed], hyperparameters, seed).run()
+        return self._problems[seed]
 
     def _append(self, trial: optuna.Trial, record: Record) -> None:
         self.searches.append({**record, "trial": trial.number, "key": uuid.uuid4().hex})
@@ -230,23 +263,25 @@ class Objective:
 def work(
     study: stored.Queue,
     objective: Objective,
-    folder: Path,
+    locks: Path,
     watch: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run trials until none waits and none can come back; `watch` is called after each."""
+    """Run trials until none waits and none can come back; `watch` is called after each.
+
+    locks: the folder in which workers hold their locks.
+    """
     head = multiprocessing.parent_process()
-    with stored.alive(folder) as study.worker:
+    with stored.alive(study, locks):
         while head is None or head.is_alive():
             try:
                 study.optimize(objective, n_trials=1, catch=(SearchFailed,))
             except stored.NothingWaits:
-                if not stored.reclaim(study, folder):
-                    if not stored.awaited(study, folder):
+                if not stored.reclaim(study, locks):
+                    if not stored.awaited(study, locks):
                         return
                     time.sleep(POLL)
             except optuna.exceptions.UpdateFinishedTrialError:
                 pass  # the machine slept, and another worker has taken the trial over
-            except (KeyboardInterrupt, NasplugError):
-                stored.give_back(study)
-                raise
+            except ImportError as error:  # samplers import what they need when they are asked
+                raise NasplugError(f"{objective.task.sampler}: {error}") from None
             watch()

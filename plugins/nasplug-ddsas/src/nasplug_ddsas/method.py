@@ -3,12 +3,14 @@ ACML 2021). Line and equation numbers are the paper's."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nasplug import Choice, Int, NasplugError, Search, Subspace, hookimpl
+from nasplug import Choice, Int, NasplugError, Search, Space, Subspace, hookimpl
+from nasplug.hyperparameters import Hyperparameter
 from nasplug.nn.oneshot import Oneshot
 from nasplug.subspace import Region
 
@@ -38,6 +40,18 @@ class DDSAS(Oneshot):
         "static", choices=("static", "shrink", "expand"), doc="what the whole space does meanwhile"
     )
     period = Int(10, low=1, high=10_000, doc="epochs between shrinkings or expansions")
+
+    @classmethod
+    def ranges(cls, space: Space) -> dict[str, Hyperparameter[Any]]:
+        """L from one operation more than a cell has edges to all; M to about an epoch or two."""
+        from nasplug.nn.supernet import supernet
+
+        net = supernet(space, num_classes=2, in_channels=1, C=4, layers=3, partial=1)
+        edges, ops = len(net.groups()[0]), len(net.ops)
+        return {
+            "L": replace(cls.L, default=2 * edges, low=edges + 1, high=edges * ops),
+            "M": replace(cls.M, high=1000),
+        }
 
     def start(self, search: Search) -> list[Tensor]:
         shape = self.allowed.shape
