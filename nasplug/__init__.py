@@ -7,7 +7,7 @@ from nasplug.hookspecs import hookimpl
 from nasplug.hyperparameters import Bool, Choice, Float, Int, Method, Source
 from nasplug.selection import Selection
 from nasplug.space import Space
-from nasplug.subspace import ArchSet, Ball, Mask, Subspace
+from nasplug.subspace import ArchSet, Ball, Layered, Mask, Subspace
 from nasplug.trial import State, Trial, TrialPruned, Trials
 
 __version__ = "0.1.0"
@@ -17,10 +17,10 @@ from nasplug.problem import Problem, problem, problems, space
 from nasplug.search import Search
 
 __all__ = [
-    "ArchSet", "Ball", "Bool", "Choice", "Float", "Int", "Mask", "Method", "NasplugError",
-    "Problem", "Search", "Selection", "Source", "Space", "State", "Subspace", "Trial",
-    "TrialPruned", "Trials", "hookimpl", "problem", "problems", "resume", "search", "space",
-    "tune",
+    "ArchSet", "Ball", "Bool", "Choice", "Float", "Int", "Layered", "Mask", "Method",
+    "NasplugError", "Problem", "Search", "Selection", "Source", "Space", "State", "Subspace",
+    "Trial", "TrialPruned", "Trials", "hookimpl", "problem", "problems", "resume", "search",
+    "space", "tune",
 ]  # fmt: skip
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from nasplug import __version__
 from nasplug.errors import NasplugError
+from nasplug.hyperparameters import Method
 from nasplug.journal import RunDirectory
 from nasplug.plugins import registry
 from nasplug.problem import Problem, problem
@@ -63,7 +64,8 @@ def search(
     budget: trials; a repeated arch is answered from the cache, and costs one only if
         ``repeats="count"``. `max_cost` and `max_seconds` end the search earlier, by the cost
         that the benchmark states and by the clock.
-    within: a Subspace, or the run directory of a search that ended with one.
+    within: a Subspace, or the run directory of a search that ended with one; that also says on
+        which problem, if `on` does not.
     constraints: such as ``["flops<=300e6"]``; archs that break one are never selected.
     prune: let the median of earlier trials stop hopeless ones, where `evaluate` reports steps.
     out: the run directory; True for a new one under ``runs/``, as always if `tracking`. Without
@@ -79,8 +81,11 @@ def search(
         "budget": budget, "seed": seed, "repeats": repeats, "constraints": list(constraints),
         "max_cost": max_cost, "max_seconds": max_seconds,
     }  # fmt: skip
+    if on is None and space is None and isinstance(within, Path | str):
+        on = RunDirectory.open(within)[1]["problem"]
     target = _problem(on, space, evaluate, direction, evaluator, reward, report, seed)
     chosen, name = _method(method, hyperparameters)
+    target = _adapted(chosen, target)
     region = _region(target.space, within)
     run = Search(target, chosen, name, within=region, plugins=plugins, **options)
     if tracking or out:
@@ -90,7 +95,7 @@ def search(
                 "nasplug": __version__,
                 "method": name,
                 "hyperparameters": _jsonable(getattr(chosen, "hyperparameters", hyperparameters)),
-                "problem": on,
+                "problem": target.name if on else None,
                 "space": None if on else _jsonable(target.space.decisions),
                 "direction": direction,
                 "evaluator": evaluator,
@@ -143,6 +148,7 @@ def resume(
         run["report"], run["options"]["seed"],
     )  # fmt: skip
     chosen, name = _method(method or run["method"], {} if method else run["hyperparameters"])
+    target = _adapted(chosen, target)
     region = load(target.space, directory.path / "within.npz") if run["within"] else None
     continued = Search(target, chosen, name, within=region, plugins=plugins, **run["options"])
     continued.keep_in(directory)
@@ -229,6 +235,10 @@ def _method(method: Any, hyperparameters: Mapping[str, Any]) -> tuple[Any, str]:
     if isinstance(method, type):
         raise NasplugError(f"give a method object, {method.__name__}(...), not its class")
     return method, type(method).__name__
+
+
+def _adapted(method: Any, target: Problem) -> Problem:
+    return method.adapt(target) if isinstance(method, Method) else target
 
 
 def _region(space: Space, within: Region | Path | str | None) -> Region | None:

@@ -207,7 +207,9 @@ def doctor(problem: str | None, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("method")
-@click.option("--on", default=PROBLEM, show_default=True, metavar="SPACE/DATA", help="Problem.")
+@click.option(
+    "--on", metavar="SPACE/DATA", help=f"Problem (default: that of --within, else {PROBLEM})."
+)
 @click.option("--budget", type=int, default=BUDGET, show_default=True, help="Trials.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
@@ -243,9 +245,10 @@ def doctor(problem: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line, all else to stderr.")
 def run(
     method: str,
-    on: str,
+    on: str | None,
     settings: tuple[str, ...],
     config: Path | None,
+    within: Path | None,
     out: Path | None,
     track: bool,
     as_json: bool,
@@ -258,7 +261,8 @@ def run(
     with _interruptible() as witness:
         selection = nasplug.search(
             method,
-            on,
+            on or (None if within else PROBLEM),
+            within=within,
             out=out or True,
             tracking=track,
             plugins=[witness],

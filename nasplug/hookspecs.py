@@ -57,7 +57,7 @@ def register_methods(register: Callable[[str, Any], None]) -> None:
 
 @hookspec
 def register_spaces(register: Callable[[str, Any], None]) -> None:
-    """``register(name, factory)``; the factory takes no arguments and returns a Space."""
+    """``register(name, factory)``; the factory returns a Space and may take options."""
 
 
 @hookspec

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overloa
 from nasplug.errors import NasplugError, unknown
 
 if TYPE_CHECKING:
+    from nasplug.problem import Problem
     from nasplug.search import Search
     from nasplug.space import Space
 
@@ -160,6 +161,10 @@ class Method:
             else declaration.default
             for name, declaration in declared.items()
         }
+
+    def adapt(self, problem: Problem) -> Problem:
+        """The problem as this method searches it, such as in a space of another size."""
+        return problem
 
     def setup(self, search: Search) -> None:
         """Called once before the first round: check the hyperparameters against the space, make

@@ -57,8 +57,23 @@ class Problem:
 
 
 def space(name: str) -> Space:
-    """A registered space by name: ``nasplug.space("nb201")``."""
-    made: Space = registry().get("space", name)()
+    """A space by name: ``"nb201"``, with options ``"open-cells:layers=6,C=8"``, or a JSON file
+    that holds a learned one."""
+    if str(name).endswith(".json"):
+        from nasplug.spaces.learned import Learned
+
+        return Learned.load(name)
+    base, _, text = str(name).partition(":")
+    factory = registry().get("space", base)
+    try:
+        pairs = [pair.split("=") for pair in text.split(",") if text]
+        options = {option.strip(): int(value) for option, value in pairs}
+        made: Space = factory(**options)
+    except (TypeError, ValueError):
+        raise NasplugError(
+            f"{name!r} is no space: options read NAME=NUMBER, such as open-cells:layers=6,C=8, and "
+            f"{base} may have none"
+        ) from None
     return made
 
 
@@ -70,10 +85,10 @@ def problem(
     seed: int = 0,
 ) -> Problem:
     """Open a problem by name. By default the first evaluator that can score it does."""
-    space_name, slash, data = str(name).partition("/")
+    space_name, slash, data = str(name).rpartition("/")
     if not slash or not data:
         raise NasplugError(f"a problem is named SPACE/DATA, such as nb201/digits; got {name!r}")
-    made = space(space_name)
+    made = space(space_name).for_data(data)
     found = registry()
     names = [evaluator] if evaluator else list(found.evaluators)
     for i, candidate in enumerate(names):

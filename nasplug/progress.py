@@ -24,12 +24,19 @@ def bar(search: Search, show: bool | None = None) -> Iterator[None]:
         yield
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
+    from rich.text import Text
+
+    class Activity(ProgressColumn):
+        """Asked anew whenever the bar is drawn."""
+
+        def render(self, task: object) -> Text:
+            return Text(search.activity)
 
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining(),
-        TextColumn("{task.fields[best]}"),
+        TextColumn("{task.fields[best]}"), Activity(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(

@@ -66,6 +66,8 @@ class Search:
             raise NasplugError(f"seed must be a whole number, 0 or above, got {seed!r}")
         if repeats not in ("free", "count"):
             raise NasplugError(f"repeats is 'free' or 'count', got {repeats!r}")
+        if isinstance(method, Method):
+            problem = method.adapt(problem)
         self.problem = problem
         self.space: Space = problem.space
         self.region: Region = within or problem.region or self.space
@@ -87,6 +89,7 @@ class Search:
         self.finished = 0  # trials with a value, pruned or failed
         self.cost = 0.0
         self.stopped = ""  # why, once the search has ended
+        self.activity = ""  # what a long round is about, for whoever watches
         self.listeners: list[Callable[[Trials, npt.NDArray[np.intp]], None]] = []
         self._before = 0.0  # seconds that an interrupted run had taken
         self._start = time.perf_counter()

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -326,6 +326,10 @@ class Space:
             chance[i] = np.divide(taken, here, out=np.zeros_like(here), where=here > 0)[:-1]
             rest = here
         return chance
+
+    def for_data(self, data: str) -> Self:
+        """This space at the size that suits a data set; most have one size."""
+        return self
 
     # ---- what predictors and people see
 

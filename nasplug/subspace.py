@@ -252,6 +252,80 @@ class ArchSet(Subspace):
         return f"set of {self.size:,} archs of {self.space.name}"
 
 
+class Layered(Subspace):
+    """Each layer takes one of some choices of its own (AutoSpace's learned spaces).
+
+    The decisions of the space are those of its layers one after the other, as many in each;
+    ``choices[i]`` (K_i, d / L) are what layer i may be. An edit is another choice of a layer:
+    `mutate` and `neighbors` measure their distance in layers.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        choices: Sequence[npt.ArrayLike] | npt.NDArray[Any],
+        counts: npt.ArrayLike | None = None,
+    ) -> None:
+        """counts: (L,) if `choices` are those of all layers one after the other."""
+        if counts is not None:
+            choices = np.split(np.asarray(choices), np.cumsum(np.asarray(counts))[:-1])
+        self.space = space
+        self.choices = [np.asarray(rows, dtype=space.dtype) for rows in choices]
+        width = space.d / max(1, len(self.choices))
+        for i, rows in enumerate(self.choices):
+            if rows.ndim != 2 or rows.shape[1] != width or not len(rows):
+                raise NasplugError(
+                    f"layer {i} of {len(self.choices)} has choices of shape {rows.shape}; "
+                    f"{space.name} has {space.d} decisions in all"
+                )
+            if len(np.unique(rows, axis=0)) < len(rows):
+                raise NasplugError(f"layer {i} has the same choice twice")
+        self._counts = np.array([len(rows) for rows in self.choices])
+        self._product = Space({f"layer{i}": range(n) for i, n in enumerate(self._counts)})
+        space.check(self.compose(np.arange(self._counts.max())[:, None] % self._counts))
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return {"choices": np.concatenate(self.choices), "counts": self._counts}
+
+    def compose(self, index: npt.ArrayLike) -> Archs:
+        """(n, L) which choice of each layer -> (n, d) archs."""
+        columns = np.asarray(index).T
+        parts = [rows[column] for rows, column in zip(self.choices, columns, strict=True)]
+        return np.concatenate(parts, axis=1)
+
+    def index(self, archs: Archs) -> npt.NDArray[np.int64]:
+        """(n, d) archs -> (n, L) which choice of each layer, -1 where none of them."""
+        parts = np.split(np.asarray(archs), len(self.choices), axis=1)
+        found = []
+        for part, rows in zip(parts, self.choices, strict=True):
+            same = (part[:, None] == rows).all(2)
+            found.append(np.where(same.any(1), same.argmax(1), -1))
+        return np.stack(found, axis=1)
+
+    @property
+    def size(self) -> int:
+        return self._product.size
+
+    def contains(self, archs: Archs) -> npt.NDArray[np.bool_]:
+        return np.all(self.index(archs) >= 0, axis=1)
+
+    def sample(self, n: int, seed: Seed = None) -> Archs:
+        return self.compose(self._product.sample(n, seed))
+
+    def mutate(self, archs: Archs, seed: Seed = None, distance: int = 1) -> Archs:
+        return self.compose(self._product.mutate(self.index(archs), seed, distance))
+
+    def neighbors(self, arch: npt.ArrayLike, distance: int = 1) -> Archs:
+        inner = self.index(self.space.arch(arch)[None])[0]
+        return self.compose(self._product.neighbors(inner, distance))
+
+    def describe(self) -> str:
+        few, many = self._counts.min(), self._counts.max()
+        count = f"{many}" if few == many else f"{few} to {many}"
+        layers = len(self.choices)
+        return f"layers of {self.space.name}: {count} choices in each of {layers}, {self.size:.3g}"
+
+
 def load(space: Space, path: Path) -> Subspace:
     """Read a subspace that `Subspace.save` wrote; NasplugError if it is of another space."""
     kinds: dict[str, Callable[..., Subspace]] = {

@@ -40,6 +40,8 @@ class BiLevel:
     mixture: makes the mixture from them, with gradient. order: 1 takes w for w*, 2 takes w
     after one more step of training (Liu et al., DARTS, ICLR 2019, eq. 7 and 8).
 
+    penalty: a term of the loss that depends on the architecture alone, None for none.
+
     After an architecture step, `mixed` are the mixing weights (D, O) that it was taken at,
     `gradient` is ∂L_val/∂mixed, summed over the cells that share them, and
     ``parameters[i].grad`` is what the optimiser took.
@@ -64,6 +66,7 @@ class BiLevel:
         self.architecture = torch.optim.Adam(
             self.parameters, arch_lr, betas=BETAS, weight_decay=ARCH_WEIGHT_DECAY
         )
+        self.penalty: Callable[[], Tensor] | None = None
         self.mixed = self.gradient = torch.zeros(0)
 
     def schedule(self, progress: float) -> None:
@@ -81,13 +84,18 @@ class BiLevel:
 
     # ---- w
 
-    def weight_step(self, batch: Batch) -> Tensor:
-        """One step of SGD on w; returns the loss. What is not in the mask stays as it is."""
-        with torch.no_grad():
-            mixture = self.mixture()
-        loss = self.loss(batch, mixture)
+    def weight_step(self, batch: Batch, mixtures: Sequence[Mixture] = ()) -> Tensor:
+        """One step of SGD on w; returns the loss. What is not in the mask stays as it is.
+
+        mixtures: several to add the gradients of, instead of the one that `mixture` makes.
+        """
+        if not mixtures:
+            with torch.no_grad():
+                mixtures = [self.mixture()]
         self.weights.zero_grad()
-        torch.autograd.backward(loss)
+        for mixture in mixtures:
+            loss = self.loss(batch, mixture)
+            torch.autograd.backward(loss)
         average([p.grad for p in self.w if p.grad is not None])
         nn.utils.clip_grad_norm_(self.w, CLIP, foreach=True)
         self.weights.step()
@@ -112,6 +120,8 @@ class BiLevel:
         self.mixed, self.gradient = leaves[0].detach(), gradients[0]
         self.architecture.zero_grad()
         torch.autograd.backward(inputs, gradients)
+        if self.penalty:
+            torch.autograd.backward(self.penalty())
         self.architecture.step()
         return loss
 

@@ -25,7 +25,8 @@ class Op(nn.Sequential):
             x = layer(x)
         if scale is None:
             return norm(x)
-        weight = scale.expand(x.shape[1]) if norm.weight is None else scale * norm.weight
+        # A copy, not a view of one number: batch norms of channels-last tensors read it as an array.
+        weight = scale.repeat(x.shape[1]) if norm.weight is None else scale * norm.weight
         bias = None if norm.bias is None else scale * norm.bias
         batch = norm.training or norm.running_mean is None
         mean, variance = norm.running_mean, norm.running_var
@@ -152,6 +153,11 @@ def inherit(net: nn.Module, mask: Bools) -> nn.Module:
     of the batch until `nasplug.nn.training.recalibrate` has gathered lasting ones.
     """
     mix(net, None, mask)
+    return unmixed(net)
+
+
+def unmixed(net: nn.Module) -> nn.Module:
+    """A copy of `net` in which every mixed operation is the one that it is set to."""
     copy = deepcopy(net)
     for parent in list(copy.modules()):
         for name, child in list(parent.named_children()):

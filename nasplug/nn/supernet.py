@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ class Supernet(nn.Module):
     which is none at all. Masks, weights and scores are (D, O).
     """
 
-    ops: ClassVar[tuple[str, ...]]
+    ops: tuple[str, ...]
 
     def __init__(self, space: Space, decisions: tuple[str, ...], network: nn.Module) -> None:
         super().__init__()
@@ -77,9 +77,9 @@ class Supernet(nn.Module):
         """(D, O): the mask of a region; NasplugError if it has none."""
 
     @property
-    def idle(self) -> npt.NDArray[np.intp]:
-        """The operations that do nothing: none and skip."""
-        return np.array([k for k, op in enumerate(self.ops) if op in ("none", "skip_connect")])
+    def idle(self) -> Bools:
+        """(O,), or (D, O) where decisions differ: the operations that do nothing, such as skip."""
+        return np.isin(self.ops, ("none", "skip_connect"))
 
 
 def supernet(space: Space, **options: Any) -> Supernet:

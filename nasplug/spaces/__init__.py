@@ -18,13 +18,15 @@ SPACES = {
     "mobilenet": "mobilenet:MobileNet",
     "darts": "darts:Darts",
     "anynetx": "anynetx:AnyNetX",
+    "manual-irb": "manual_irb:ManualIRB",
+    "open-cells": "open_cells:OpenCells",
 }
 
 
-def make(target: str) -> Space:
+def make(target: str, **options: int) -> Space:
     """``"module:Class"`` below this package -> a space."""
     module, _, name = target.partition(":")
-    space: Space = getattr(import_module(f"nasplug.spaces.{module}"), name)()
+    space: Space = getattr(import_module(f"nasplug.spaces.{module}"), name)(**options)
     return space
 
 

@@ -1,0 +1,176 @@
+"""Open cells as networks, and the supernet in which spaces of them evolve."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nasplug.nn.chain import ConvBNReLU, LayeredSupernet, project
+from nasplug.nn.data import Images, Part
+from nasplug.nn.mixed import Bools, MixedOp, batch_statistics, unmixed
+from nasplug.nn.training import accuracy
+from nasplug.space import Archs
+from nasplug.spaces.open_cells import (
+    AGGREGATIONS,
+    EDGES,
+    EXPANSIONS,
+    OPS,
+    OpenCells,
+    live,
+)
+from nasplug.spaces.skeleton import Layer, Skeleton
+from nasplug.subspace import Layered
+
+
+class Halve(nn.Module):
+    """(b, c, h, w) -> (b, c, h/2, w/2): every other pixel. The identity where shapes change."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., ::2, ::2]
+
+
+def operation(op: int, hidden: int, stride: int) -> nn.Module:
+    """The operation of an edge, in the order of `OPS`, zero excepted."""
+    match OPS[op]:
+        case "identity":
+            return nn.Identity() if stride == 1 else Halve()
+        case "conv_1x1":
+            return ConvBNReLU(hidden, hidden, 1, stride)
+        case "conv_3x3":
+            return ConvBNReLU(hidden, hidden, 3, stride)
+        case _:
+            return ConvBNReLU(hidden, hidden, 3, stride, groups=hidden)
+
+
+def aggregate(terms: list[Tensor], how: int) -> Tensor:
+    match AGGREGATIONS[how]:
+        case "sum":
+            return reduce(torch.add, terms)
+        case "mean":
+            return reduce(torch.add, terms) / len(terms)
+        case _:
+            return reduce(torch.mul, terms)
+
+
+def stride_of(edge: int, layer: Layer) -> int:
+    """Edges from the input node change the resolution."""
+    return layer.stride if EDGES[edge][1] == 0 else 1
+
+
+class Cell(nn.Module):
+    """(b, c_in, h, w) -> (b, c_out, h/s, w/s): one open cell that computes something."""
+
+    def __init__(self, layer: Layer, cell: Archs) -> None:
+        super().__init__()
+        *ops, aggregation, expansion = cell.tolist()
+        hidden = EXPANSIONS[expansion] * layer.c_in
+        self.aggregation = aggregation
+        self.expand: nn.Module = ConvBNReLU(layer.c_in, hidden, 1)
+        self.edges = nn.ModuleDict(
+            {
+                str(e): operation(ops[e], hidden, stride_of(e, layer))
+                for e in np.flatnonzero(live(cell)).tolist()
+            }
+        )
+        self.project: nn.Module = project(hidden, layer.c_out)
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        nodes: list[Tensor | None] = [self.expand(x), None, None, None]
+        for target in (1, 2, 3):
+            terms = [
+                self.edges[str(e)](nodes[source])
+                for e, (to, source) in enumerate(EDGES)
+                if to == target and str(e) in self.edges
+            ]
+            nodes[target] = aggregate(terms, self.aggregation) if terms else None
+        return self.project(nodes[3], scale)
+
+
+class Bank(nn.Module):
+    """The weights of all cells of a layer, shared by whatever cells have an operation in common.
+
+    So a cell that evolution has just made inherits what its operations have learned in others
+    (ENAS). Operations of which no affordable cell can make use are not there.
+
+    affordable: (2, 5), by expansion and operation.
+    """
+
+    def __init__(self, layer: Layer, affordable: Bools) -> None:
+        super().__init__()
+        self.expand, self.project, self.operations = (nn.ModuleDict() for _ in range(3))
+        for k, expansion in enumerate(EXPANSIONS):
+            hidden = expansion * layer.c_in
+            if not affordable[k].any():
+                continue
+            self.expand[str(k)] = ConvBNReLU(layer.c_in, hidden, 1)
+            self.project[str(k)] = project(hidden, layer.c_out)
+            for e in range(len(EDGES)):
+                for op in np.flatnonzero(affordable[k]).tolist():
+                    if op:
+                        made = operation(op, hidden, stride_of(e, layer))
+                        self.operations[f"{k},{e},{op}"] = made
+
+    def cell(self, cell: Archs) -> Cell:
+        """A cell on these weights, the modules themselves and not copies."""
+        *ops, aggregation, expansion = cell.tolist()
+        made = Cell.__new__(Cell)
+        nn.Module.__init__(made)
+        made.aggregation = aggregation
+        made.expand, made.project = self.expand[str(expansion)], self.project[str(expansion)]
+        made.edges = nn.ModuleDict(
+            {
+                str(e): self.operations[f"{expansion},{e},{ops[e]}"]
+                for e in np.flatnonzero(live(cell)).tolist()
+            }
+        )
+        return made
+
+
+class OpenSupernet(LayeredSupernet):
+    """A supernet that holds some cells in each layer at a time, on weights that all cells share.
+
+    affordable: (L, 2, 5), by layer, expansion and operation; see `Bank`.
+    """
+
+    space: OpenCells
+
+    def __init__(self, space: OpenCells, skeleton: Skeleton, affordable: Bools) -> None:
+        self.mixed = [MixedOp([], decision=i) for i in range(len(space.layers))]
+        super().__init__(space, skeleton, self.mixed)
+        self.banks = [Bank(layer, a) for layer, a in zip(space.layers, affordable, strict=True)]
+        self.shared = batch_statistics(nn.ModuleList(self.banks))
+
+    def hold(self, layers: Layered) -> None:
+        """Re-sample: hold these cells from now on."""
+        super().hold(layers)
+        self.cells = [
+            [bank.cell(cell) if live(cell).any() else None for cell in rows]
+            for bank, rows in zip(self.banks, layers.choices, strict=True)
+        ]
+
+    def mix(self, weights: Tensor | None, mask: Bools, gates: Tensor | None = None) -> None:
+        for i, (op, cells) in enumerate(zip(self.mixed, self.cells, strict=True)):
+            op.terms = [
+                (cell, None if weights is None else weights[i, k])
+                for k, cell in enumerate(cells)
+                if mask[i, k] and cell is not None
+            ]
+
+    def restrict(self, arch: Archs) -> None:
+        """Hold and use the cells of one arch only."""
+        self.hold(Layered(self.space, self.space.split(arch)[0][:, None]))
+        self.mix(None, self.every)
+
+    def inherit(self, arch: Archs) -> nn.Module:
+        self.restrict(arch)
+        return unmixed(self.network)
+
+    def accuracy(self, arch: Archs, data: Images, part: Part, limit: int | None = None) -> float:
+        held = self.layers
+        self.restrict(arch)
+        result = accuracy(self, data, part, limit)
+        self.hold(held)
+        return result

@@ -1,0 +1,112 @@
+"""A layered subspace as a space of its own, such as AutoSpace learns them; kept as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from nasplug.errors import NasplugError
+from nasplug.journal import write_json
+from nasplug.space import Archs, Space
+from nasplug.spaces.cost import Cost
+from nasplug.spaces.skeleton import SkeletonSpace
+from nasplug.subspace import Layered
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.axes import Axes
+
+FORMAT = 1
+
+
+class Learned(SkeletonSpace):
+    """One decision per layer: which of its choices. Everything else is the outer space's.
+
+    A file of it, written by `save`, is a name like any other:
+    ``nasplug.space("runs/.../learned-space.json")``, ``--on runs/.../learned-space.json/digits``.
+    """
+
+    base = "learned"
+
+    def __init__(self, choices: Layered, name: str) -> None:
+        assert isinstance(choices.space, SkeletonSpace)
+        self.choices, self.outer = choices, choices.space
+        self.data, self.options = self.outer.data, self.outer.options
+        self.skeleton, self.layers, self.width = self.outer.skeleton, self.outer.layers, 1
+        Space.__init__(self, self.layer_decisions(), name)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """From JSON; NasplugError if the file holds no learned space."""
+        from nasplug.problem import space
+
+        try:
+            content = json.loads(Path(path).read_text())
+            if content["format"] != FORMAT:
+                raise NasplugError(f"{path} has format {content['format']}, not {FORMAT}")
+            outer = space(content["space"]).for_data(content["data"])
+            layers = content["layers"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise NasplugError(f"{path} holds no space: {type(error).__name__}: {error}") from None
+        if not isinstance(outer, SkeletonSpace):
+            raise NasplugError(f"{path} is of {outer.name}, which is not made of layers")
+        rows = [np.array([outer.layer_from_str(text) for text in layer]) for layer in layers]
+        return cls(Layered(outer, rows), str(path))
+
+    def save(self, path: Path) -> None:
+        """As JSON, every choice spelled out."""
+        content = {
+            "format": FORMAT,
+            "space": self.outer.name,
+            "data": self.outer.data,
+            "layers": list(self.decisions.values()),
+        }
+        write_json(path, content)
+
+    def _on(self, outer: SkeletonSpace) -> Learned:
+        if len(outer.layers) != len(self.layers):
+            raise NasplugError(
+                f"{self.name} has {len(self.layers)} layers, {outer.name} has {len(outer.layers)}"
+            )
+        return Learned(Layered(outer, self.choices.choices), self.name)
+
+    def for_data(self, data: str) -> Learned:
+        """The same choices on the skeleton for another data set, if it has as many layers."""
+        return self._on(self.outer.for_data(data))
+
+    def resized(self, **options: int) -> Learned:
+        return self._on(self.outer.resized(**options))
+
+    def layer_decisions(self) -> dict[str, tuple[Any, ...]]:
+        return {
+            f"layer{i}": tuple(self.outer.layer_str(row) for row in rows)
+            for i, rows in enumerate(self.choices.choices)
+        }
+
+    def layer_costs(self, archs: Archs) -> Cost:
+        return self.outer.layer_costs(self.choices.compose(archs))
+
+    def layer(self, i: int, choice: npt.ArrayLike) -> torch.nn.Module | None:
+        return self.outer.layer(i, self.choices.choices[i][int(np.asarray(choice)[0])])
+
+    def layered(self) -> Layered:
+        return Layered(self, [np.arange(n)[:, None] for n in self.cardinalities])
+
+    def to_str(self, arch: npt.ArrayLike) -> str:
+        """One arch -> its layers from input to output, joined by '-'."""
+        return self.outer.to_str(self.choices.compose(np.asarray(arch)[None])[0])
+
+    def from_str(self, text: str) -> Archs:
+        """The inverse of `to_str`."""
+        index = self.choices.index(self.outer.from_str(text)[None])[0]
+        if (index < 0).any():
+            raise NasplugError(f"{text!r} is not in {self.name}: layer {int(np.argmin(index))}")
+        return index.astype(self.dtype)
+
+    def draw(self, arch: npt.ArrayLike, ax: Axes) -> None:
+        draw: Any = getattr(self.outer, "draw")  # noqa: B009 - both outer spaces draw
+        draw(self.choices.compose(np.asarray(arch)[None])[0], ax)

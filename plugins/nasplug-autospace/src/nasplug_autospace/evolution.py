@@ -1,0 +1,133 @@
+"""What AutoSpace does to the populations of all layers at once. Equation numbers are the paper's.
+
+Populations are (L, P, 8) cells, their fitness (L, P); L layers, P cells in each.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from nasplug import NasplugError
+from nasplug.space import Archs
+from nasplug.spaces.open_cells import AGGREGATION, GENES, OpenCells, canonical, live
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+def tournament(fitness: Floats, n: int, size: int, rng: np.random.Generator) -> Ints:
+    """(L, P) -> (L, n): n different winners of each layer, each the fittest of `size` drawn."""
+    L, P = fitness.shape
+    layers = np.arange(L)
+    there = np.ones((L, P), bool)
+    winners = np.empty((L, n), np.int64)
+    for i in range(n):
+        lots = np.where(there, rng.random((L, P)), 2.0)
+        drawn = there & (lots <= np.sort(lots, 1)[:, [min(size, P) - 1]])
+        winners[:, i] = np.where(drawn, fitness, -np.inf).argmax(1)
+        there[layers, winners[:, i]] = False
+    return winners
+
+
+def compensation(age: Ints, drawn: Ints) -> Floats:
+    """T_pop / T_k: iterations in the population over those in which the gates let it in (eq. 4)."""
+    return age / np.maximum(drawn, 1)
+
+
+def momentum(population: Floats, supernet: Floats, gamma: float) -> Floats:
+    """γ fit_pop + (1 - γ) fit_supernet   (eq. 5)."""
+    return gamma * population + (1 - gamma) * supernet
+
+
+def hamming(cells: Archs, reference: Archs) -> Ints:
+    """(..., 8) -> (...): edges of the DAG whose operation is not the reference's   (eq. 2)."""
+    return (cells[..., :AGGREGATION] != reference[:AGGREGATION]).sum(-1)
+
+
+DRAWN = 500  # mutants of which the first that may live is taken
+TRIES = 50  # parents in a row without a child, after which the first generation gives up
+
+
+class Rules:
+    """Which cells may live: within the MAdds limit (eq. 1), and close to the reference (eq. 2).
+
+    limit: (L,) multiply-adds of a cell. reference: (8,), or None for no such rule.
+    """
+
+    def __init__(
+        self, space: OpenCells, limit: Floats, reference: Archs | None, distance: int
+    ) -> None:
+        self.space, self.limit = space, limit
+        self.reference, self.distance = reference, distance
+        self.needed = np.array([not layer.residual for layer in space.layers])
+
+    def hold(self, cells: Archs, layer: Ints) -> Bools:
+        """(..., 8) cells in layers (...) -> (...)."""
+        good = self.space.cell_costs(cells, layer)[..., 1] <= self.limit[layer]
+        good &= live(cells).any(-1) | ~self.needed[layer]
+        if self.reference is not None:
+            good &= hamming(cells, self.reference) <= self.distance
+        return good
+
+    def first(self, P: int, rng: np.random.Generator) -> Archs:
+        """(L, P, 8): P different cells of each layer, the reference and what mutates from it; or
+        random ones without a reference."""
+        L = len(self.limit)
+        population = np.empty((L, 0, GENES), self.space.dtype)
+        if self.reference is not None:
+            population = np.repeat(self.reference[None, None], L, 0).astype(self.space.dtype)
+            if not (held := self.hold(population[:, 0], np.arange(L))).all():
+                raise NasplugError(
+                    f"the reference is above the MAdds limit of layer {np.argmin(held)}: raise "
+                    "madds"
+                )
+        tries = 0
+        while (size := population.shape[1]) < P:
+            if self.reference is None:
+                drawn = rng.integers(0, self.space.cardinalities[:GENES], (L, DRAWN, GENES))
+            else:
+                parents = rng.integers(0, size, L)
+                drawn = self._mutants(population[np.arange(L), parents], rng)
+            cells, found = self._new(drawn, population)
+            tries = 0 if found.all() else tries + 1
+            if found.all():
+                population = np.concatenate([population, cells[:, None]], 1)
+            elif tries == TRIES:
+                raise NasplugError(
+                    f"layer {np.argmin(found)} has {size} cells in reach, not {P}: raise madds or "
+                    "distance, or lower the population"
+                )
+        return population
+
+    def mutate(
+        self, parents: Archs, population: Archs, rng: np.random.Generator
+    ) -> tuple[Archs, Bools]:
+        """(L, n, 8) -> (L, n, 8) a child of each, new to the population of its layer; (L, n)
+        whether one was found.
+
+        An edge's operation, the aggregation or the expansion changes, and half of the time a
+        further one, and so on; until the rules hold.
+        """
+        size, found = population.shape[1], []
+        for parent in parents.transpose(1, 0, 2):
+            child, new = self._new(self._mutants(parent, rng), population)
+            population = np.concatenate([population, child[:, None]], 1)
+            found.append(new)
+        return population[:, size:], np.stack(found, 1)
+
+    def _mutants(self, parents: Archs, rng: np.random.Generator) -> Archs:
+        """(L, 8) -> (L, DRAWN, 8)."""
+        shape = (len(parents), DRAWN, GENES)
+        cardinalities = self.space.cardinalities[:GENES]
+        order = rng.random(shape).argsort(2).argsort(2)
+        changed = order < rng.geometric(0.5, (*shape[:2], 1))
+        return (parents[:, None] + rng.integers(1, cardinalities, shape) * changed) % cardinalities
+
+    def _new(self, drawn: Archs, population: Archs) -> tuple[Archs, Bools]:
+        """Of (L, DRAWN, 8) cells the first of each layer that may live and is new; (L,) if any."""
+        drawn, layers = canonical(drawn).astype(self.space.dtype), np.arange(len(drawn))
+        good = self.hold(drawn, layers[:, None])
+        good &= ~(drawn[:, :, None] == population[:, None]).all(3).any(2)
+        return drawn[layers, good.argmax(1)], good.any(1)

@@ -1,0 +1,270 @@
+"""AutoSpace: "AutoSpace: Neural Architecture Search with Less Human Interference" (Zhou et al.,
+ICCV 2021). Equation numbers are the paper's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nasplug import (
+    Bool,
+    Float,
+    Int,
+    Layered,
+    NasplugError,
+    Search,
+    Selection,
+    Source,
+    hookimpl,
+)
+from nasplug.nn.oneshot import Oneshot
+from nasplug.space import Archs
+from nasplug.spaces.learned import Learned
+from nasplug.spaces.open_cells import EXPANSION, EXPANSIONS, OPS, OpenCells, live
+from nasplug.subspace import Region
+from nasplug_autospace.evolution import Rules, compensation, hamming, momentum, tournament
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nasplug.nn.bilevel import Mixture
+    from nasplug.nn.open_cells import OpenSupernet
+    from nasplug_autospace.evolution import Bools, Floats
+
+REFERENCES = {"inverted-residual": "zzzdzz+6"}  # 1x1, depthwise 3x3, 1x1
+
+
+class AutoSpace(Oneshot):
+    """AutoSpace: a population of open cells evolves in each layer; the fittest are the space."""
+
+    paper = "Zhou et al., AutoSpace: NAS with Less Human Interference, ICCV 2021"
+
+    K = Int(9, low=2, high=1000, doc="cells of a layer in the supernet, and in the learned space")
+    population = Int(32, low=2, high=10_000, log=True, doc="cells that each layer evolves")
+    size = Int(4, low=1, high=1000, doc="cells in a tournament")
+    period = Int(20, low=1, high=100_000, log=True, doc="steps between two generations")
+    gamma = Float(0.5, low=0, high=0.999, doc="momentum of the fitness in the population (eq. 5)")
+    fit_lr = Float(0.1, low=1e-6, high=100, log=True, doc="of the fitness: plain SGD (eq. 4)")
+    reference = Source(
+        "inverted-residual",
+        doc="the cell to stay close to at first: inverted-residual, a cell such as zzzdzz+6, none",
+    )
+    distance = Int(2, low=0, high=6, doc="edges in which a cell may differ from it (eq. 2)")
+    guided = Float(0.5, low=0, high=1, doc="share of the epochs in which the reference holds")
+    compensate = Bool(True, doc="scale the gradient of cells that are seldom drawn (eq. 4)")
+    madds = Float(
+        2.0, low=0.1, high=1000, log=True,
+        doc="limit of a cell (eq. 1), in multiply-adds of the inverted residual of expansion 6",
+    )  # fmt: skip
+
+    net: OpenSupernet
+
+    def make_supernet(self, search: Search) -> OpenSupernet:
+        from nasplug.nn.open_cells import OpenSupernet
+        from nasplug.nn.training import initialise
+
+        space = search.space
+        if not isinstance(space, OpenCells):
+            raise NasplugError(f"autospace evolves open-cells, not {space.name}")
+        if search.region is not space:
+            raise NasplugError("autospace evolves all of open-cells: it takes no --within")
+        if self.population < self.K:
+            raise NasplugError(f"K={self.K} cells do not fit in a population of {self.population}")
+        self.space = space
+        layers = np.arange(len(space.layers))
+        # ---- eq. 1
+        self.block = space.layer_from_str(REFERENCES["inverted-residual"])
+        limit = self.madds * space.cell_costs(np.tile(self.block, (len(layers), 1)), layers)[:, 1]
+        self.rules = Rules(space, limit, _reference(space, self.reference), self.distance)
+        # ---- the first generation
+        self.cells = self.rules.first(self.population, search.rng)  # (L, P, 8)
+        self.fitness = np.zeros(self.cells.shape[:2])  # (L, P)
+        self.born = np.zeros(self.fitness.shape, np.int64)  # the step that made a cell
+        self.drawn = np.zeros(self.fitness.shape, np.int64)  # steps in which the gates drew it
+        self.held = np.zeros((len(layers), self.K), np.int64)  # the K in the supernet
+        skeleton = space.skeleton.resized(
+            resolution=self.images.resolution, channels=self.images.in_channels,
+            classes=self.images.num_classes,
+        )  # fmt: skip
+        affordable = _affordable(space, limit)
+        net = initialise(lambda: OpenSupernet(space, skeleton, affordable), self.seed)
+        net.hold(self._layered(self.held + np.arange(self.K)))
+        return net.to(self.device)
+
+    def start(self, search: Search) -> list[Tensor]:
+        self.alpha = self.parameter(*self.held.shape, spread=0.0)
+        self.alpha.register_hook(self._compensate)
+        return [self.alpha]
+
+    def setup(self, search: Search) -> None:
+        super().setup(search)
+        import torch
+
+        self.bilevel.architecture = torch.optim.SGD([self.alpha], self.fit_lr)
+
+    # ---- a generation
+
+    @hookimpl
+    def sample_space(self, search: Search) -> Region:
+        """Tournaments pick K cells of each layer."""
+        if self.step % self.period:
+            return self.net.layers
+        if self.epoch_number >= self.guided * self.total:
+            self.rules.reference = None
+        return self._layered(tournament(self.fitness, self.K, self.size, search.rng))
+
+    @hookimpl
+    def propose(self, search: Search, subspace: Region) -> Region:
+        """Their mutated offspring take the place of the least fit; K cells of all are trained."""
+        if self.step % self.period == 0:
+            if self.step:
+                self._breed(search, self._places(subspace))
+            self._hold(tournament(self.fitness, self.K, self.size, search.rng))
+        return self.net.layers
+
+    def round_steps(self) -> int:
+        return self.period - self.step % self.period
+
+    def mixture(self) -> Mixture:
+        """One cell per layer to learn weights, two to learn their fitness   (eq. 3)."""
+        import torch
+
+        from nasplug.nn.bilevel import Mixture
+        from nasplug.nn.data import mixed_seed
+        from nasplug.nn.mixed import binary_gates
+
+        fitting = torch.is_grad_enabled()
+        seed = mixed_seed(self.seed, self.step, 2 + fitting)
+        generator = torch.Generator().manual_seed(seed)
+        gates, mask = binary_gates(self.alpha, 2 if fitting else 1, generator)
+        if fitting:
+            self.drawn[self.rows, self.held] += mask
+        return Mixture(gates, mask)
+
+    def _compensate(self, gradient: Tensor) -> Tensor:
+        if not self.compensate:
+            return gradient
+        at = self.rows, self.held
+        age = self.step + 1 - np.maximum(self.born[at], self.warmup * self.per_epoch)
+        return gradient * gradient.new_tensor(compensation(age, self.drawn[at]))  # eq. 4
+
+    def learned(self) -> None:
+        if self.step % self.period == 0 or self.step % self.per_epoch == 0:
+            at, alpha = (self.rows, self.held), self.alpha.detach().cpu().double().numpy()
+            self.fitness[at] = momentum(self.fitness[at], alpha, self.gamma)  # eq. 5
+
+    def _breed(self, search: Search, parents: Archs) -> None:
+        """A child of each parent, with its parent's fitness, in place of the least fit."""
+        at = self.rows, parents
+        children, found = self.rules.mutate(self.cells[at], self.cells, search.rng)
+        spare = self.fitness.copy()
+        spare[at] = np.inf  # who has just won stays
+        dying = np.argsort(spare, axis=1, kind="stable")[:, : self.population - self.K]
+        layer, child = np.nonzero(found[:, : dying.shape[1]])
+        place, parent = dying[layer, child], parents[layer, child]
+        self.cells[layer, place] = children[layer, child]
+        self.fitness[layer, place] = self.fitness[layer, parent]
+        self.born[layer, place], self.drawn[layer, place] = self.step, 0
+
+    def _hold(self, places: Archs) -> None:
+        """Cells and scores go into the supernet in pairs."""
+        import torch
+
+        self.held = places
+        self.net.hold(self._layered(places))
+        with torch.no_grad():
+            self.alpha.copy_(torch.from_numpy(self.fitness[self.rows, places]))
+
+    @property
+    def rows(self) -> Archs:
+        """(L, 1) the layers, to index populations with."""
+        return np.arange(len(self.cells))[:, None]
+
+    @property
+    def epoch_number(self) -> int:
+        return self.step // self.per_epoch
+
+    def _layered(self, places: Archs) -> Layered:
+        return Layered(self.space, list(self.cells[self.rows, places]))
+
+    def _places(self, layered: Layered) -> Archs:
+        """(L, K) where the cells of a layered subspace are in the populations."""
+        same = (self.cells[:, None] == np.array(layered.choices)[:, :, None]).all(-1)
+        return same.argmax(-1)
+
+    # ---- the answer
+
+    def ranked(self) -> Archs:
+        """(L, P): places by fitness, cells that were never drawn last."""
+        tried = np.where(self.drawn > 0, self.fitness, -np.inf)
+        return np.argsort(-tried, axis=1, kind="stable")
+
+    def selected(self) -> Archs:
+        best = self.cells[self.rows, self.ranked()[:, :1]]
+        return best.reshape(-1)
+
+    def watch(self, arch: Archs) -> dict[str, float]:
+        now = self.space.split(arch)[0]
+        metrics = {"idle_share": float((~live(now).any(-1)).mean())}
+        if self.arch is not None:
+            changed = (now != self.space.split(self.arch)[0]).any(-1)
+            metrics["distance"] = float(changed.mean())
+        return metrics
+
+    def epoch_metrics(self, search: Search) -> dict[str, float]:
+        fitness = np.sort(self.fitness, axis=1)
+        return {
+            "fitness_best": float(fitness[:, -1].mean()),
+            "fitness_median": float(np.median(fitness, axis=1).mean()),
+            "fitness_worst": float(fitness[:, 0].mean()),
+            "from_inverted_residual": float(hamming(self.cells, self.block).mean()),
+        }
+
+    @hookimpl
+    def select_final(self, search: Search) -> Selection:
+        """The K fittest cells of each layer."""
+        space = self._layered(self.ranked()[:, : self.K])
+        if search.directory:
+            from nasplug.nn.pictures import save
+            from nasplug_autospace.pictures import draw_fitness, draw_frequent
+
+            folder = search.directory.path
+            Learned(space, "learned").save(folder / "learned-space.json")
+            save(folder / "fitness.png", (8, 4), lambda figure: draw_fitness(search, figure))
+            save(folder / "cells.png", (10, 5), lambda figure: draw_frequent(space, figure))
+        return Selection(super().select_final(search), space)
+
+    # ---- checkpoints
+
+    def memory(self) -> dict[str, Any]:
+        names = ("cells", "fitness", "born", "drawn", "held")
+        return {name: getattr(self, name) for name in names}
+
+    def remember(self, memory: dict[str, Any]) -> None:
+        for name, value in memory.items():
+            setattr(self, name, value)
+        self.net.hold(self._layered(self.held))
+        if self.epoch_number >= self.guided * self.total:
+            self.rules.reference = None
+
+
+def _reference(space: OpenCells, name: Any) -> Archs | None:
+    if str(name) == "none":
+        return None
+    try:
+        return space.layer_from_str(REFERENCES.get(str(name), str(name)))
+    except NasplugError as error:
+        raise NasplugError(
+            f"reference is {', '.join(REFERENCES)}, none or a cell: {error}"
+        ) from None
+
+
+def _affordable(space: OpenCells, limit: Floats) -> Bools:
+    """(L, 2, 5): whether the cheapest cell with an operation keeps to the limit, by expansion."""
+    L, E, O = len(space.layers), len(EXPANSIONS), len(OPS)  # noqa: E741
+    cells = np.zeros((L, E, O, EXPANSION + 1), np.int64)
+    cells[..., 3] = np.arange(O)  # from the input node to the output node
+    cells[..., EXPANSION] = np.arange(E)[:, None]
+    cost = space.cell_costs(cells, np.arange(L)[:, None, None])[..., 1]
+    return cost <= limit[:, None, None]
