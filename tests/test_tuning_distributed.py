@@ -30,14 +30,15 @@ PATIENCE = 240  # seconds: everything takes long on a busy machine
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 TRIALS, SEEDS = 8, 3
 
-# One machine's share of a study. Slow enough to be killed in the midst of a trial.
+# One machine's share of a study. Given a file to touch, it hangs in the midst of a trial.
 SCRIPT = """
-import sys, time
+import itertools, sys, time
+from pathlib import Path
 import nasplug
 from nasplug import Int, Method, Space, hookimpl
 from nasplug.tuning import storage
 
-storage.HEARTBEAT, storage.GRACE = 1, 4
+storage.HEARTBEAT, storage.GRACE = 1, 8
 
 class Sampler(Method):
     K = Int(3, low=1, high=50)
@@ -46,7 +47,12 @@ class Sampler(Method):
     def propose(self, search, subspace):
         return subspace.sample(1, search.rng)
 
+calls = itertools.count()
+
 def score(arch):
+    if sys.argv[2:] and next(calls) == 20:
+        Path(sys.argv[2]).touch()
+        time.sleep(1000)
     time.sleep(0.02)
     return sum(arch.values())
 
@@ -109,39 +115,39 @@ def postgresql():
 
 @pytest.mark.parametrize("storage", ["sqlite", "journal", "postgresql"])
 def test_two_machines_of_which_one_is_killed(storage, tmp_path, request):
+    if storage == "sqlite":
+        url, folders = f"sqlite:///{tmp_path}/s.db", [tmp_path / "shared"] * 2
+    else:  # study directories of their own: only the storage in common
+        url = f"journal://{tmp_path}/s.log"
+        folders = [tmp_path / "a" / "shared", tmp_path / "b" / "shared"]
     if storage == "postgresql":
         url = request.getfixturevalue("postgresql")
-        folders = [tmp_path / "a" / "shared", tmp_path / "b" / "shared"]  # nothing else in common
-    else:
-        url = {"sqlite": "sqlite:///{}/s.db", "journal": "journal://{}/s.log"}[storage]
-        url, folders = url.format(tmp_path), [tmp_path / "shared"] * 2
     script = tmp_path / "share.py"
     script.write_text(SCRIPT.format(trials=TRIALS, seeds=SEEDS, url=url))
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(folder)], stderr=subprocess.PIPE, text=True
-        )
-        for folder in folders
-    ]
+    hangs = tmp_path / "hangs"
+    processes = []
+
+    def start(*words):
+        command = [sys.executable, str(script), *map(str, words)]
+        processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+        return processes[-1]
+
+    def alive(process):
+        assert process.poll() is None, process.stderr.read()
+
     try:
-        study = None
-
-        def trials(*states):
-            return study.get_trials(deepcopy=False, states=states)
-
-        def both_work():
-            nonlocal study
-            with contextlib.suppress(KeyError):
-                study = study or optuna.load_study(study_name="shared", storage=open_storage(url))
-                return len(trials(TrialState.RUNNING)) == 2 and len(trials(*FINISHED)) >= 1
-            return False
-
-        eventually(both_work, "two workers")
-        processes[0].kill()
-        processes[0].wait()
-        assert trials(TrialState.RUNNING), "killed between two trials"
-        _, error = processes[1].communicate(timeout=PATIENCE)
-        assert processes[1].returncode == 0, error
+        victim = start(folders[0], hangs)
+        eventually(lambda: alive(victim) or hangs.exists(), "a worker in the midst of a trial")
+        heir = start(folders[1])
+        study = optuna.load_study(study_name="shared", storage=open_storage(url))
+        eventually(
+            lambda: alive(heir) or study.get_trials(deepcopy=False, states=FINISHED),
+            "a trial of the other worker",
+        )
+        victim.kill()
+        victim.wait()
+        _, error = heir.communicate(timeout=PATIENCE)
+        assert heir.returncode == 0, error
     finally:
         for process in processes:
             process.kill()
@@ -157,7 +163,7 @@ def test_two_machines_of_which_one_is_killed(storage, tmp_path, request):
     assert study.trials[min(lost)].params.items() <= again.params.items()
     best = json.loads((folders[1] / "best.json").read_text())
     assert best["value"] == study.best_value
-    if storage != "postgresql":  # its finished searches were not done again
+    if storage == "sqlite":  # its finished searches were not done again
         lines = (folders[1] / "searches.jsonl").read_text().splitlines()
         searched = [json.loads(line) for line in lines]
         keys = [(str(r["hyperparameters"]), r["seed"]) for r in searched if "seed" in r]
