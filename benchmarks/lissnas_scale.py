@@ -3,7 +3,8 @@
     python benchmarks/lissnas_scale.py
 
 There is no table of this space: the predictor is a 300-tree XGBoost model of a synthetic objective,
-made here, that says nothing about real networks. Last line: one JSON object.
+made here, that says nothing about real networks. Last line: one JSON object, also written to
+results/lissnas_scale.json.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from nasplug_lissnas.shrink import WORK, Pockets, classes, first_of_each
 
 ARCHS = 500_000
 REPEATS = 5
+RESULTS = Path(__file__).parent / "results"
 SIZES = (100_000, 300_000, 1_000_000)
 
 
@@ -69,21 +72,22 @@ def main() -> None:
     for size in (int(text) for text in sys.argv[1:] or SIZES):
         start = time.perf_counter()
         pockets = Pockets(space, model.predict, space.contains, size, pocket=10, distance=6)
-        found = pockets.shrink(space.sample(2 * WORK, rng), rng)
+        kept = pockets.shrink(space.sample(2 * WORK, rng), rng)
         seconds = time.perf_counter() - start
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        values = synthetic(found.archs)
+        values = synthetic(kept.archs)
         shrunk.append(
             {
-                "size": len(found.archs), "seconds": round(seconds, 1),
-                "peak_gb": round(memory, 2), "queries": found.queries,
-                "iterations": len(found.means), "objective": round(float(values.mean()), 2),
+                "size": len(kept.archs), "seconds": round(seconds, 1),
+                "peak_gb": round(memory, 2), "queries": kept.queries,
+                "iterations": len(kept.means), "objective": round(float(values.mean()), 2),
                 "objective_of_a_sample": round(float(synthetic(sample).mean()), 2),
             }
         )  # fmt: skip
         print(shrunk[-1], flush=True)
-    print(json.dumps({"archs_per_second": {k: round(v) for k, v in rates.items()},
-                      "shrunk": shrunk}))  # fmt: skip
+    found = {"archs_per_second": {k: round(v) for k, v in rates.items()}, "shrunk": shrunk}
+    (RESULTS / "lissnas_scale.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

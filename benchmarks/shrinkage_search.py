@@ -13,6 +13,7 @@ import argparse
 import json
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,18 +24,22 @@ RESULTS = Path(__file__).parent / "results"
 METHODS = ("random", "regularized-evolution", "dsm")
 
 
-def run(on: str, method: str, seed: int, total: int, first: int) -> dict[str, float]:
-    """Reward and report of the best arch: in the whole space, shrunk first, and LISSNAS alone."""
+def run(on: str, methods: list[str], seed: int, total: int, first: int) -> dict[str, Any]:
+    """{method: report and reward of the best arch in the whole space, shrunk first, and so on}."""
     options = {"on": on, "seed": seed, "tracking": False, "progress": False}
-    whole = nasplug.search(method, budget=total, **options).best
     shrunk = nasplug.search("lissnas", budget=first, **options)
-    inside = nasplug.search(method, budget=total - first, within=shrunk.subspace, **options).best
-    best = max(shrunk.best, inside, key=lambda trial: trial.value)
-    return {
-        "whole": whole.report_value, "shrunk": best.report_value,
-        "inside": inside.report_value, "lissnas": shrunk.best.report_value,
-        "whole_reward": whole.value, "shrunk_reward": best.value,
-    }  # fmt: skip
+    rows = {}
+    for method in methods:
+        whole = nasplug.search(method, budget=total, **options).best
+        rest = {"budget": total - first, "within": shrunk.subspace}
+        inside = nasplug.search(method, **rest, **options).best
+        best = max(shrunk.best, inside, key=lambda trial: trial.value)
+        rows[method] = {
+            "whole": whole.report_value, "shrunk": best.report_value,
+            "inside": inside.report_value, "lissnas": shrunk.best.report_value,
+            "whole_reward": whole.value, "shrunk_reward": best.value,
+        }  # fmt: skip
+    return rows
 
 
 def main() -> None:
@@ -56,13 +61,13 @@ def main() -> None:
     results = []
     with ProcessPoolExecutor(2) as pool:
         for on in options.on:
+            jobs = [
+                pool.submit(run, on, options.methods, seed, options.total, options.first)
+                for seed in range(options.seeds)
+            ]
+            seeds = [job.result() for job in jobs]
             for method in options.methods:
-                jobs = [
-                    pool.submit(run, on, method, seed, options.total, options.first)
-                    for seed in range(options.seeds)
-                ]
-                rows = [job.result() for job in jobs]
-                columns = {name: np.array([row[name] for row in rows]) for name in names}
+                columns = {name: np.array([row[method][name] for row in seeds]) for name in names}
                 cells = []
                 for values in columns.values():
                     low, high = bootstrap(values)

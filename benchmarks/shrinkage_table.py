@@ -4,7 +4,8 @@
 
 Every shrinker gets as many queries and the same predictor; it sees the reward, and its space is
 judged by the report metric. Means over the seeds, with 95 % bootstrap intervals. `kept` is the
-share of seeds whose space holds the best arch of all, up to isomorphism.
+share of seeds whose space holds the best arch of all, up to isomorphism. Results are added to
+those of OUT.json; last line: all of them as one JSON object.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +28,7 @@ METHODS = (
     "lissnas", "shrink-top", "shrink-random", "shrink-abs", "shrink-padnas", "shrink-nse",
 )  # fmt: skip
 COLUMNS = ("size", "mean", "max", "kept", "shrink_index", "diversity", "coverage", "seconds")
+KEY = ("problem", "target", "queries", "method")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -90,45 +93,60 @@ def main() -> None:
     parser.add_argument("--out", default="shrinkage", help="results/OUT.md and .json")
     options = parser.parse_args()
 
-    text, results = [], []
+    file = RESULTS / f"{options.out}.json"
+    results = json.loads(file.read_text()) if file.exists() else []
     with ProcessPoolExecutor(2) as pool:
         for on in options.on:
-            whole = judge(on).whole
             for size in options.size:
-                text.append(
-                    f"\n### {on}, about {size} archs, {options.budget} queries, "
-                    f"{options.seeds} seeds\n\nwhole space: {whole['size']:,} archs, "
-                    f"mean {whole['mean']:.4g}, max {whole['max']:.4g}, "
-                    f"diversity {whole['diversity']:.3f}\n\n"
-                    f"| method | {' | '.join(COLUMNS)} |\n|{' --- |' * (len(COLUMNS) + 1)}"
-                )
-                print(text[-1], flush=True)
                 for method in options.methods:
                     jobs = [
                         pool.submit(run, on, method, size, options.budget, seed)
                         for seed in range(options.seeds)
                     ]
-                    rows = [job.result() for job in jobs]
-                    columns = {name: np.array([row[name] for row in rows]) for name in COLUMNS}
-                    text.append(f"| {method} | {' | '.join(map(cell, columns.values()))} |")
-                    print(text[-1], flush=True)
-                    results.append(
-                        {"problem": on, "target": size, "method": method, "seeds": options.seeds}
-                        | {name: round(float(c.mean()), 5) for name, c in columns.items()}
-                    )
-                RESULTS.mkdir(exist_ok=True)
-                (RESULTS / f"{options.out}.md").write_text("\n".join(text).strip() + "\n")
-                (RESULTS / f"{options.out}.json").write_text(json.dumps(results, indent=1) + "\n")
+                    columns = [job.result() for job in jobs]
+                    row = {"problem": on, "target": size, "queries": options.budget,
+                           "method": method, "seeds": options.seeds}  # fmt: skip
+                    row |= {name: summary([c[name] for c in columns]) for name in COLUMNS}
+                    results = [r for r in results if any(r[k] != row[k] for k in KEY)] + [row]
+                    print(line(row), flush=True)
+                    file.write_text(json.dumps(results, indent=1) + "\n")
+                    file.with_suffix(".md").write_text(table(results))
     print(json.dumps(results))
 
 
-def cell(values: np.ndarray) -> str:
-    """A mean, and half of its interval's width where it varies."""
-    digits = max(1, 4 - len(str(int(abs(values.mean())))))
-    if np.ptp(values) == 0:
-        return f"{values[0]:.{digits}f}"
-    low, high = bootstrap(values)
-    return f"{values.mean():.{digits}f} ±{(high - low) / 2:.{digits}f}"
+def summary(values: list[float]) -> dict[str, float]:
+    """The mean over the seeds, and half of its interval's width."""
+    low, high = bootstrap(np.array(values)) if np.ptp(values) else (0.0, 0.0)
+    return {"mean": round(float(np.mean(values)), 5), "half": round((high - low) / 2, 5)}
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """All results, a section per problem and size."""
+    sections: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
+    for row in results:
+        sections.setdefault((row["problem"], row["target"], row["queries"]), []).append(row)
+    text = []
+    for (on, size, queries), rows in sorted(sections.items()):
+        whole = judge(on).whole
+        text += [
+            f"\n### {on}, about {size} archs, {queries} queries, {rows[0]['seeds']} seeds\n",
+            f"whole space: {whole['size']:,} archs, mean {whole['mean']:.4g}, "
+            f"max {whole['max']:.4g}, diversity {whole['diversity']:.3f}\n",
+            f"| method | {' | '.join(COLUMNS)} |",
+            f"|{' --- |' * (len(COLUMNS) + 1)}",
+            *map(line, sorted(rows, key=lambda row: METHODS.index(row["method"]))),
+        ]
+    return "\n".join(text).strip() + "\n"
+
+
+def line(row: dict[str, Any]) -> str:
+    """A line of the table."""
+    cells = []
+    for name in COLUMNS:
+        mean, half = row[name]["mean"], row[name]["half"]
+        digits = max(1, 4 - len(str(int(abs(mean)))))
+        cells.append(f"{mean:.{digits}f}" + (f" ±{half:.{digits}f}" if half else ""))
+    return f"| {row['method']} | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -119,7 +119,9 @@ class Queried:
 
     @property
     def size(self) -> int:
-        """How many archs the region has; of a whole space only the valid ones count."""
+        """How many archs the region has; only the valid ones count, of a mask if all are known."""
+        if isinstance(self.region, Mask) and self.complete:
+            return len(self.archs)
         return self.region.count if isinstance(self.region, Space) else self.region.size
 
 
@@ -378,6 +380,8 @@ def _styled(parts: Mapping[str, Queried]) -> Iterator[tuple[str, str, Queried]]:
 def _finish(ax: Any) -> None:
     ax.grid(alpha=0.2)
     ax.spines[["top", "right"]].set_visible(False)
-    legend = ax.legend(frameon=False)
+    legend = ax.legend(  # below: the data may be anywhere
+        loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False, markerscale=2.5
+    )
     for handle in legend.legend_handles:
         handle.set_alpha(1)

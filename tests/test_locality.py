@@ -37,6 +37,20 @@ def test_the_paper_takes_a_third_of_the_edit_distance():
     assert third(Space({"a": range(4), "b": range(4)})) == 1
 
 
+def test_neighbors_that_are_not_valid_are_left_out():
+    from nasplug.locality import _neighbors
+
+    space = nasplug.space("nb101")  # no graph of few edges has as many as all edits would make
+    archs = space.sample(50, 0)
+    near, found = _neighbors(space, archs, 26, np.random.default_rng(0))
+    assert 0 < found.sum() < 50
+    assert (space.distance(near, archs) == np.where(found, 26, 0)).all()
+    assert space.is_valid(near).all()
+    measured = measure(space, lambda archs: archs[:, :21].sum(1), n=50, seed=0)
+    assert np.isfinite(measured.aad).all()
+    assert 8 < len(measured.edits) <= 26
+
+
 def test_unknown_values_are_left_out_unless_all_are():
     found = measure(CHAIN, lambda archs: np.where(archs.sum(1) < 5, np.nan, archs.sum(1)), seed=0)
     assert np.isfinite(found.rwa).all()
