@@ -305,6 +305,19 @@ def test_every_proposal_lies_in_the_region(region, policy, parallel):
         assert region.contains(arch[None]).all()
 
 
+def test_another_plugin_may_say_where_to_look():
+    few = Mask(MIXED, {"a": ["a", "b"]})
+
+    class Elsewhere:
+        @hookimpl(tryfirst=True)
+        def sample_space(self, search):
+            return few if search.round % 3 else None
+
+    trials = dsm(30, plugins=[Elsewhere()]).search.trials
+    assert few.contains(trials.archs[trials.rounds % 3 > 0]).all()
+    assert not few.contains(trials.archs).all()
+
+
 def test_a_space_is_searched_to_its_end():
     result = dsm(1000, M=1, K=3)
     assert len(result.search.trials) == MIXED.size

@@ -79,6 +79,7 @@ class DSM(Method):
             raise NasplugError(f"init: {outside} is not in {region.describe()}")
         self.centers: Archs = np.empty((0, space.d), space.dtype)
         self.scores: Floats = np.empty(0)
+        self.picked: int | None = None  # the center of this round
         self.seen: set[Any] = set()  # keys of the archs that were scored
         self.closed: set[Any] = set()  # keys of the centers with nothing new around them
         self.baseline: float | None = None
@@ -102,7 +103,6 @@ class DSM(Method):
 
     @hookimpl
     def sample_space(self, search: Search) -> Region:
-        self.picked: int | None = None
         closed = np.array([key in self.closed for key in search.space.keys(self.centers)])
         if len(self.centers) < self.K or closed.all():
             return search.region
@@ -113,9 +113,9 @@ class DSM(Method):
     @hookimpl
     def propose(self, search: Search, subspace: Region) -> Archs:
         if len(self.centers) < self.K:
-            return self._first_centers(search)  # line 2
+            return self._first_centers(search, subspace)  # line 2
         if not isinstance(subspace, Ball) or self.picked is None:
-            return self._anywhere(search)[:1]
+            return self._anywhere(search, subspace)[:1]
         # Lines 8-9, local search: edits of the center, and what they make of it.
         edits = self._edits(search, subspace)
         self.edits, self.children = edits, edits.apply(subspace.center)
@@ -124,16 +124,17 @@ class DSM(Method):
     @hookimpl
     def update(self, search: Search, trials: Trials) -> None:
         self.seen.update(self._keys(search, trials.archs))
-        if self.picked is None:
+        picked, self.picked = self.picked, None
+        if picked is None:
             self._take(trials)
             return
-        alpha = self.scores[self.picked]
+        alpha = self.scores[picked]
         rewards = improvements(trials, alpha)  # line 10
         self._learn(search, trials, rewards + alpha if self.absolute else rewards)
         if not self.fixed and len(trials) and trials.scores.max() > alpha:  # line 12
             best = int(trials.scores.argmax())
-            self.centers[self.picked] = trials.archs[best]  # line 13; the edges follow (line 14)
-            self.scores[self.picked] = trials.scores[best]
+            self.centers[picked] = trials.archs[best]  # line 13; the edges follow (line 14)
+            self.scores[picked] = trials.scores[best]
 
     def _learn(self, search: Search, trials: Trials, rewards: Floats) -> None:
         """Line 16: policy gradient against a moving-average baseline; failed trials say nothing."""
@@ -180,17 +181,17 @@ class DSM(Method):
             self.closed.update(search.space.keys(ball.center[None]))
         return Edits.between(ball.center, archs[rows], self.M)
 
-    def _first_centers(self, search: Search) -> Archs:
+    def _first_centers(self, search: Search, region: Region) -> Archs:
         """As many archs as centers are missing: those given, then random ones."""
         missing = self.K - len(self.centers)
         given, self.first = self.first[:missing], self.first[missing:]
-        drawn = self._anywhere(search)
+        drawn = self._anywhere(search, region)
         drawn = drawn[(drawn[:, None] != given).any(2).all(1)]
         return np.concatenate([given, drawn[: missing - len(given)]])
 
-    def _anywhere(self, search: Search) -> Archs:
-        """Archs of the whole region, distinct new ones as long as there are any."""
-        archs = search.region.sample(DRAWN, search.rng)
+    def _anywhere(self, search: Search, region: Region) -> Archs:
+        """Archs of a region, distinct new ones as long as there are any."""
+        archs = region.sample(DRAWN, search.rng)
         new = self._new(search, archs)
         return archs[new] if len(new) else archs
 
