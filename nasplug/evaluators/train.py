@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import inspect
 import os
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nasplug.errors import NasplugError, unknown
 from nasplug.evaluators.function import FunctionEvaluator
 from nasplug.space import Space
 from nasplug.trial import Trial, TrialPruned
+
+if TYPE_CHECKING:
+    from nasplug.nn.data import Images
 
 
 class TrainEvaluator(FunctionEvaluator):
@@ -44,16 +48,22 @@ class TrainEvaluator(FunctionEvaluator):
         self.space, self.seed = space, seed
         self.sizes = dict(self.recipes.get((space.name, data), {}))
         self.epochs = self.sizes.pop("epochs", 12)
+        self.name = data
         try:
-            from nasplug.nn import data as sets
+            from nasplug.nn import data as _  # noqa: F401 - whether it can be imported
         except ImportError as error:
             raise NasplugError(
                 f"training needs {error.name}: pip install 'nasplug[torch,predictors]'"
             ) from None
-        if data == "digits":
-            self.images = sets.digits(seed)
-        else:
-            self.images = sets.cifar10(os.environ["NASPLUG_DATA"])
+
+    @cached_property
+    def images(self) -> Images:
+        """Read when they are first needed: methods that train a supernet have their own."""
+        from nasplug.nn import data
+
+        if self.name == "digits":
+            return data.digits(self.seed)
+        return data.cifar10(os.environ["NASPLUG_DATA"])
 
     @classmethod
     def data(cls, space: Space) -> list[str]:

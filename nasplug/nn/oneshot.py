@@ -152,6 +152,7 @@ class Oneshot(Method):
         self.seed = int(search.rng.integers(2**31))
         self.total = min(self.epochs, search.budget)
         self.step = self.made = 0
+        self.losses: list[float] = []  # of the weights' steps in this epoch
         self.arch: Archs | None = None  # the arch selected last
         self.moved = False  # whether the selection has ever changed
         self.clock = time.perf_counter()
@@ -251,7 +252,7 @@ class Oneshot(Method):
             loss = self.architecture_step(self.val[self.step], train)
             if loss is not None:
                 self._finite(loss, "validation")
-        self.loss = self._finite(self.weight_step(train), "training")
+        self.losses.append(self._finite(self.weight_step(train), "training"))
         self.step += 1
         self.learned()
 
@@ -271,7 +272,7 @@ class Oneshot(Method):
         trials = search.candidates(arch[None])
         reports, looked_up = self.look_up(search, arch[None])
         metrics: dict[str, Any] = {
-            "loss": self.loss,
+            "loss": float(np.mean(self.losses)),
             **self.watch(arch),
             **looked_up,
             **self.epoch_metrics(search),
@@ -281,6 +282,7 @@ class Oneshot(Method):
         now = time.perf_counter()
         trials.tell(values=accuracy, reports=reports, costs=now - self.clock, metrics=metrics)
         self.arch, self.clock = arch, now
+        self.losses.clear()
         if self.step >= self.total * self.per_epoch:
             search.stop("all epochs done")
         return trials

@@ -60,6 +60,13 @@ class Skeleton:
                 c_in, side = c_out, -(-side // stride)
         return found
 
+    def sizes(self) -> dict[str, int]:
+        """What `resized` can change."""
+        return {
+            "layers": sum(n for _, n, _ in self.stages), "C": self.stages[0][0],
+            "resolution": self.resolution, "channels": self.channels, "classes": self.classes,
+        }  # fmt: skip
+
     def cost(self) -> Cost:
         """(2,): parameters and multiply-adds of all but the searched layers."""
         last = self.layers()[-1]
@@ -75,12 +82,12 @@ class Skeleton:
         channels: int = 0,
         classes: int = 0,
     ) -> Skeleton:
-        """Other numbers where one is given: of layers, spread evenly over the stages, and of
-        channels of the first stage, the others in proportion. Small images are halved less."""
+        """Other numbers where one is given: of layers, spread evenly over the stages (the first
+        ones, if there are fewer layers), and of channels of the first stage, the others in
+        proportion. Small images are halved less."""
         stages = list(self.stages)
         if layers:
-            if layers < len(stages):
-                raise NasplugError(f"{layers} layers do not fill {len(stages)} stages")
+            stages = stages[:layers]
             share = [len(part) for part in np.array_split(np.arange(layers), len(stages))]
             stages = [(c, n, s) for (c, _, s), n in zip(stages, share, strict=True)]
         stem, head = self.stem, self.head
@@ -116,7 +123,6 @@ SKELETONS = {  # by the data; the first is ProxylessNAS's, for all but what is n
         8, 1, ((8, 2, 1), (16, 2, 2), (32, 2, 2)), 64, resolution=8, channels=1, classes=10
     ),
 }  # fmt: skip
-SIZES = ("layers", "C", "resolution", "channels", "classes")
 
 
 class SkeletonSpace(Costed):
@@ -130,16 +136,19 @@ class SkeletonSpace(Costed):
     base: ClassVar[str]
 
     def __init__(self, data: str = "", **options: int) -> None:
+        known = SKELETONS[""].sizes()
         for option, value in options.items():
-            if option not in SIZES:
-                raise unknown(f"option of {self.base}", option, SIZES)
+            if option not in known:
+                raise unknown(f"option of {self.base}", option, known)
             if value < 0:
                 raise NasplugError(f"{option} of {self.base} cannot be negative, got {value}")
         self.data = data if data in SKELETONS else ""
         self.options = {name: value for name, value in options.items() if value}
-        self.skeleton = SKELETONS[self.data].resized(**self.options)
+        preset = SKELETONS[self.data]
+        new = {n: value for n, value in self.options.items() if value != preset.sizes()[n]}
+        self.skeleton = preset.resized(**new)
         self.layers = self.skeleton.layers()
-        sizes = ",".join(f"{name}={value}" for name, value in self.options.items())
+        sizes = ",".join(f"{name}={value}" for name, value in new.items())
         super().__init__(self.layer_decisions(), self.base + (f":{sizes}" if sizes else ""))
         self.width = self.d // len(self.layers)  # decisions of a layer
 

@@ -61,6 +61,8 @@ class AutoSpace(Oneshot):
     net: OpenSupernet
 
     def make_supernet(self, search: Search) -> OpenSupernet:
+        import torch
+
         from nasplug.nn.open_cells import OpenSupernet
         from nasplug.nn.training import initialise
 
@@ -90,7 +92,7 @@ class AutoSpace(Oneshot):
         affordable = _affordable(space, limit)
         net = initialise(lambda: OpenSupernet(space, skeleton, affordable), self.seed)
         net.hold(self._layered(self.held + np.arange(self.K)))
-        return net.to(self.device)
+        return net.to(self.device, memory_format=torch.channels_last)
 
     def start(self, search: Search) -> list[Tensor]:
         self.alpha = self.parameter(*self.held.shape, spread=0.0)

@@ -18,7 +18,10 @@ Floats = npt.NDArray[np.float64]
 
 
 def chain_supernet(search: Search, images: Images, seed: int) -> ChainSupernet:
-    """Every choice of every layer of the search's region, freshly initialised."""
+    """Every choice of every layer of the search's region, freshly initialised where the images are.
+    """
+    import torch
+
     from nasplug.nn.chain import ChainSupernet, layers_of
     from nasplug.nn.training import initialise
 
@@ -26,7 +29,8 @@ def chain_supernet(search: Search, images: Images, seed: int) -> ChainSupernet:
     skeleton = layers.space.skeleton.resized(  # type: ignore[attr-defined]  # layers_of sees to it
         resolution=images.resolution, channels=images.in_channels, classes=images.num_classes
     )
-    return initialise(lambda: ChainSupernet(layers, skeleton), seed)
+    net = initialise(lambda: ChainSupernet(layers, skeleton), seed)
+    return net.to(images.mean.device, memory_format=torch.channels_last)
 
 
 class MAdds:

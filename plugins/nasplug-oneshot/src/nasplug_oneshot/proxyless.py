@@ -42,7 +42,7 @@ class Proxyless(Oneshot):
     net: ChainSupernet
 
     def make_supernet(self, search: Search) -> ChainSupernet:
-        return chain_supernet(search, self.images, self.seed).to(self.device)
+        return chain_supernet(search, self.images, self.seed)
 
     def start(self, search: Search) -> list[Tensor]:
         import torch

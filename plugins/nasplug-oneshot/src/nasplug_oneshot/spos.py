@@ -48,7 +48,7 @@ class SPOS(Oneshot):
     net: ChainSupernet
 
     def make_supernet(self, search: Search) -> ChainSupernet:
-        return chain_supernet(search, self.images, self.seed).to(self.device)
+        return chain_supernet(search, self.images, self.seed)
 
     def start(self, search: Search) -> list[Tensor]:
         self.madds = MAdds(self.net, self.allowed)
@@ -89,7 +89,9 @@ class SPOS(Oneshot):
     def finish_epoch(self, search: Search) -> Trials:
         """No trial yet: training scores nothing."""
         epoch = self.step // self.per_epoch
-        search.activity = f"training, epoch {epoch} of {self.total}, loss {self.loss:.3f}"
+        loss = np.mean(self.losses)
+        self.losses.clear()
+        search.activity = f"training, epoch {epoch} of {self.total}, loss {loss:.3f}"
         return search.candidates(np.empty((0, search.space.d), search.space.dtype))
 
     # ---- evolution

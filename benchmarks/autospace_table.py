@@ -1,0 +1,340 @@
+"""AutoSpace at small scale on real CIFAR-10: the paper's Tables 3, 4 and 6, and its Figure 3.
+
+    NASPLUG_DATA=... python benchmarks/autospace_table.py [--seeds 3] [--images 5000] [--layers 6]
+                     [--C 8] [--evolve 12] [--search 6] [--train 8] [--networks 8] [--out FOLDER]
+
+Images are CIFAR-10's at 16x16. Per seed: a space evolves with the reference (and once more without
+it, and without compensation); networks of equal MAdds (+-5 %) are sampled from it and from the
+hand-made space and trained alike; ProxylessNAS by gradient (G) and by REINFORCE (RL) and SPOS (RS)
+search both, and what they find is trained alike. Validation and test accuracy are those of the
+trained networks; nothing is chosen by the latter. What is done is kept in FOLDER and not done
+again. Prints tables and, as its last line, one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import nasplug
+from nasplug.api import shrunk
+from nasplug.journal import RunDirectory, write_json
+from nasplug.nn.bilevel import BiLevel, Mixture
+from nasplug.nn.chain import Network
+from nasplug.nn.data import Images, Stream, cifar10
+from nasplug.nn.mixed import MixedOp, batch_statistics, binary_gates, mix
+from nasplug.nn.training import fixed_threads, initialise, train
+from nasplug.plugins import registry
+
+TOLERANCE = 0.05
+ALGORITHMS = {
+    "G": ("proxyless", {"algorithm": "gradient"}),
+    "RL": ("proxyless", {"algorithm": "reinforce", "arch_lr": 0.01}),
+    "RS": ("spos", {"population": 20, "parents": 5}),
+}
+VARIANTS = {
+    "reference": {},
+    "no reference": {"reference": "none"},
+    "no compensation": {"compensate": False},
+}
+
+
+def small(part: tuple[Tensor, Tensor], rows: slice) -> tuple[Tensor, Tensor]:
+    images, labels = part
+    halved = functional.avg_pool2d(images[rows].float(), 2).round().to(torch.uint8)
+    return halved, labels[rows]
+
+
+def load(folder: str, n: int) -> Images:
+    """n images each to train and to validate on, and the 10,000 test images, at 16x16."""
+    full = cifar10(folder)
+    parts = {"train": small(full.train, slice(n)), "val": small(full.val, slice(n))}
+    return replace(full, **parts, test=small(full.test, slice(None)), padding=2)
+
+
+class Table:
+    """Results by name, in a file; what is there is not computed again."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.rows: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+
+    def __call__(self, name: str, compute: Any) -> Any:
+        if name not in self.rows:
+            self.rows[name] = compute()
+            write_json(self.file, self.rows)
+            print(name, self.rows[name], flush=True)
+        return self.rows[name]
+
+
+def run(method: str, out: Path, seed: int, budget: int, data: Images, **options: Any) -> Path:
+    """A search in its run directory, done, continued or begun."""
+    where = {key: options.pop(key) for key in ("on", "within") if key in options}
+    made = registry().get("method", method)(data=data, **options)
+    if (out / "selection.json").exists():
+        return out
+    if (out / "run.json").exists():
+        nasplug.resume(out, method=made, progress=False)
+    else:
+        nasplug.search(
+            made, budget=budget, seed=seed, out=out, tracking=False, progress=False, **where
+        )
+    return out
+
+
+def trained(space: nasplug.Space, arch: Any, data: Images, epochs: int, seed: int) -> list[float]:
+    """[multiply-adds, validation accuracy, test accuracy]."""
+    model = initialise(lambda: space.build(arch), seed).to(memory_format=torch.channels_last)
+    result = train(model, data, epochs, seed)
+    return [int(space.flops(arch[None])[0]), result["value"], result["report"]]
+
+
+def alike(region: Any, target: float, n: int, seed: int) -> np.ndarray:
+    """n archs of a region with the target's multiply-adds, +-5 %."""
+    space = getattr(region, "space", region)
+    archs = space.unique(region.sample(20_000, seed))
+    near = np.abs(space.flops(archs) / target - 1) <= TOLERANCE
+    if near.sum() < n:
+        raise SystemExit(f"{region.describe()}: {near.sum()} of 20,000 archs near {target:.3g}")
+    return archs[near][:n]
+
+
+def interval(a: np.ndarray, b: np.ndarray) -> list[float]:
+    """95 % bootstrap interval of mean(a) - mean(b), both (seeds, n): seeds, then networks."""
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(4000):
+        seeds = rng.integers(len(a), size=len(a))
+        pick = [rng.integers(x.shape[1], size=(len(seeds), x.shape[1])) for x in (a, b)]
+        draws.append(
+            np.take_along_axis(a[seeds], pick[0], 1).mean()
+            - np.take_along_axis(b[seeds], pick[1], 1).mean()
+        )
+    return np.quantile(draws, [0.025, 0.975]).round(2).tolist()
+
+
+# ---- Table 6
+
+
+class Paths(nn.Module):
+    """Whole networks as the paths of one layer."""
+
+    def __init__(self, nets: list[nn.Module]) -> None:
+        super().__init__()
+        self.op = batch_statistics(MixedOp(nets, decision=0))
+
+    def mix(self, weights: Tensor | None, mask: np.ndarray, gates: Tensor | None = None) -> None:
+        mix(self, weights, mask, gates)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+def three(data: Images) -> list[nn.Module]:
+    """Networks of one building block and 9, 3 and 0 of it, on one stem and one head."""
+    space = nasplug.space("manual-irb:layers=9,C=8,resolution=16").for_data("cifar10")
+    block = 4  # kernel 3, expansion 6
+    needed = np.array([block * (not layer.residual) for layer in space.layers])
+    deep, middle = space.build(np.full(space.d, block)), space.build(needed)
+    skeleton = replace(space.skeleton, stages=((space.skeleton.stem, 1, 1),))
+    return [deep, middle, Network(skeleton, [None])]
+
+
+def ranking(data: Images, seed: int, epochs: int) -> dict[str, Any]:
+    """Fitness of the three networks, from random initial scores, after each epoch."""
+    net = Paths(initialise(lambda: three(data), seed)).to(memory_format=torch.channels_last)
+    first = np.random.default_rng(seed).normal(size=(1, 3))
+    alpha = torch.tensor(first, dtype=torch.float32, requires_grad=True)
+    drawn, step = np.zeros((1, 3)), 0
+    generator = torch.Generator().manual_seed(seed)
+
+    def mixture() -> Mixture:
+        fitting = torch.is_grad_enabled()
+        gates, mask = binary_gates(alpha, 2 if fitting else 1, generator)
+        drawn[mask & fitting] += 1
+        return Mixture(gates, mask)
+
+    alpha.register_hook(lambda g: g * g.new_tensor((step + 1) / np.maximum(drawn, 1)))  # eq. 4
+    bilevel = BiLevel(net, [alpha], mixture)  # type: ignore[arg-type]
+    bilevel.architecture = torch.optim.SGD([alpha], 0.1)
+    streams = [
+        Stream(data, part, 64, 2 * seed + i) for i, part in enumerate((data.train, data.val))
+    ]
+    scores = []
+    with fixed_threads(1):
+        for epoch in range(epochs):
+            bilevel.schedule(epoch / epochs)
+            for _ in range(streams[0].steps):
+                bilevel.architecture_step(streams[1][step], streams[0][step])
+                bilevel.weight_step(streams[0][step])
+                step += 1
+            scores.append(alpha.detach()[0].tolist())
+    right = [s[0] > s[1] > s[2] for s in scores]
+    settled = next((i + 1 for i in range(epochs) if all(right[i:])), None)
+    return {"first": first[0].round(3).tolist(), "last": scores[-1], "epochs": settled}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, default in (
+        ("seeds", 3), ("images", 5000), ("layers", 6), ("C", 8), ("evolve", 12), ("search", 6),
+        ("train", 8), ("networks", 8),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--parts", default="evolve,sample,search,rank")
+    parser.add_argument("--out", type=Path, default=Path("runs/autospace_table"))
+    options = parser.parse_args()
+    parts = options.parts.split(",")
+    data = load(os.environ["NASPLUG_DATA"], options.images)
+    sizes = {"layers": options.layers, "C": options.C}
+    size = f"layers={options.layers},C={options.C},resolution=16"
+    manual = nasplug.space(f"manual-irb:{size}").for_data("cifar10")
+    target = float(np.median(manual.flops(manual.sample(10_000, 0))))
+    done = (
+        Table(options.out / "table.json")
+        if options.out.mkdir(parents=True, exist_ok=True) is None
+        else None
+    )
+    seeds = range(options.seeds)
+
+    def evolved(variant: str, seed: int) -> Path:
+        return run(
+            "autospace", options.out / f"evolve-{variant.replace(' ', '-')}-{seed}", seed,
+            options.evolve, data, on="open-cells/cifar10", epochs=options.evolve, **sizes,
+            **VARIANTS[variant],
+        )  # fmt: skip
+
+    regions = {
+        "manual": lambda seed: manual,
+        "learned": lambda seed: shrunk(
+            nasplug.space(f"open-cells:{size}").for_data("cifar10"), evolved("reference", seed)
+        ),
+    }
+    for seed in seeds:
+        for name, region in regions.items():
+            if "sample" in parts:
+                archs = alike(region(seed), target, options.networks, seed)
+                for i, arch in enumerate(archs):
+                    done(
+                        f"sample/{name}/{seed}/{i}",
+                        lambda a=arch, s=getattr(region(seed), "space", manual), seed=seed: trained(
+                            s, a, data, options.train, seed
+                        ),
+                    )
+        for name, (method, settings) in ALGORITHMS.items():
+            for where in regions if "search" in parts else ():
+                inside = (
+                    {"on": "manual-irb/cifar10"}
+                    if where == "manual"
+                    else {"within": evolved("reference", seed)}
+                )
+                out = run(
+                    method, options.out / f"search-{name}-{where}-{seed}", seed,
+                    60 if method == "spos" else options.search, data, **inside,
+                    epochs=options.search, target_madds=target, **sizes, **settings,
+                )  # fmt: skip
+                found = json.loads((out / "selection.json").read_text())["archs"][0]
+                space = getattr(region := regions[where](seed), "space", region)
+                done(
+                    f"search/{name}/{where}/{seed}",
+                    lambda s=space, a=space.arch(found), seed=seed: trained(
+                        s, a, data, options.train, seed
+                    ),
+                )
+        if "evolve" in parts:
+            for variant in VARIANTS:
+                done(
+                    f"evolve/{variant}/{seed}",
+                    lambda v=variant, seed=seed: [
+                        row["metrics"]["loss"] for row in RunDirectory(evolved(v, seed)).rows()
+                    ],
+                )
+    if "rank" in parts:
+        for i, net in enumerate(three(data)):
+            done(f"rank/alone/{i}", lambda n=net: train(n, data, options.train, 0)["value"])
+        for seed in range(5):
+            done(f"rank/{seed}", lambda seed=seed: ranking(data, seed, 6))
+    report(done.rows, target, options)
+
+
+def report(rows: dict[str, Any], target: float, options: argparse.Namespace) -> None:
+    names = ("images", "layers", "C", "evolve", "search", "train", "networks", "seeds")
+    result: dict[str, Any] = {name: getattr(options, name) for name in names}
+    result["target_madds"] = target
+
+    def table(prefix: str, where: str) -> np.ndarray:
+        found = [[rows.get(f"{prefix}/{where}/{s}/{i}") for i in range(options.networks)]
+                 for s in range(options.seeds)]  # fmt: skip
+        return np.array([r for r in found if None not in r])
+
+    print("\n| networks of equal MAdds | MAdds | val_acc | test_acc | best test_acc |")
+    print("| --- | --- | --- | --- | --- |")
+    sampled = {where: table("sample", where) for where in ("manual", "learned")}
+    for where, x in sampled.items():
+        if len(x):
+            m = x.mean((0, 1))
+            print(f"| {where} | {m[0] / 1e6:.3f}M | {m[1]:.2f} | {m[2]:.2f} ± {x[..., 2].std():.2f} "
+                  f"| {x[..., 2].max(1).mean():.2f} |")  # fmt: skip
+            result[f"sample/{where}"] = [round(float(v), 3) for v in m]
+    n = min(map(len, sampled.values()))
+    if n:
+        a, b = (sampled[w][:n, :, 2] for w in ("learned", "manual"))
+        result["sample/difference"] = [round(float(a.mean() - b.mean()), 2), interval(a, b)]
+        print(f"learned - manual: {result['sample/difference']}")
+
+    print("\n| search | manual: MAdds, test_acc | learned: MAdds, test_acc | difference |")
+    print("| --- | --- | --- | --- |")
+    for name in ALGORITHMS:
+        pair = {
+            where: np.array([rows[k] for s in range(options.seeds)
+                             if (k := f"search/{name}/{where}/{s}") in rows])
+            for where in ("manual", "learned")
+        }  # fmt: skip
+        n = min(map(len, pair.values()))
+        if n:
+            words = [f"{x[:, 0].mean() / 1e6:.3f}M, {x[:, 2].mean():.2f} ± {x[:, 2].std():.2f}"
+                     for x in pair.values()]  # fmt: skip
+            d = pair["learned"][:n, 2] - pair["manual"][:n, 2]
+            print(f"| {name} | {' | '.join(words)} | {d.mean():+.2f} ± {d.std(ddof=1):.2f} |")
+            result[f"search/{name}"] = {w: x.tolist() for w, x in pair.items()}
+
+    print("\n| supernet | loss per epoch, mean over seeds |")
+    print("| --- | --- |")
+    curves = {
+        v: np.array([rows[k] for s in range(options.seeds) if (k := f"evolve/{v}/{s}") in rows])
+        for v in VARIANTS
+    }
+    for variant, x in curves.items():
+        if len(x):
+            print(f"| {variant} | {' '.join(f'{v:.3f}' for v in x.mean(0))} |")
+            result[f"evolve/{variant}"] = x.mean(0).round(4).tolist()
+    if all(map(len, (curves["reference"], curves["no reference"]))):
+        goal = curves["no reference"].mean(0).min()
+        reached = np.flatnonzero(curves["reference"].mean(0) <= goal)
+        share = None if not len(reached) else float((reached[0] + 1) / options.evolve)
+        result["reference reaches it after"] = share
+        print(f"with the reference, the final loss without it ({goal:.3f}) is reached after "
+              f"{share} of the iterations")  # fmt: skip
+
+    ranks = [rows[f"rank/{s}"] for s in range(5) if f"rank/{s}" in rows]
+    if ranks:
+        alone = [round(rows[f"rank/alone/{i}"], 2) for i in range(3)]
+        print(f"\n| initial scores | scores after 6 epochs (alone: {alone}) | right from epoch |")
+        print("| --- | --- | --- |")
+        for r in ranks:
+            print(f"| {r['first']} | {np.round(r['last'], 2).tolist()} | {r['epochs']} |")
+        result["rank"] = {"alone": alone, "epochs": [r["epochs"] for r in ranks]}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
