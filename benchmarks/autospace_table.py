@@ -16,7 +16,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +38,18 @@ from nasplug.nn.training import fixed_threads, initialise, train
 from nasplug.plugins import registry
 
 TOLERANCE = 0.05
+QUERIES = 60  # archs that SPOS's evolution scores
+WARMUP = 4  # epochs in which the three networks are only trained
+WHERE = ("manual", "learned")
 ALGORITHMS = {
     "G": ("proxyless", {"algorithm": "gradient"}),
     "RL": ("proxyless", {"algorithm": "reinforce", "arch_lr": 0.01}),
     "RS": ("spos", {"population": 20, "parents": 5}),
 }
-VARIANTS = {
-    "reference": {},
+VARIANTS: dict[str, dict[str, Any]] = {
     "no reference": {"reference": "none"},
     "no compensation": {"compensate": False},
+    "reference": {},
 }
 
 
@@ -62,18 +67,22 @@ def load(folder: str, n: int) -> Images:
 
 
 class Table:
-    """Results by name, in a file; what is there is not computed again."""
+    """Results by name, a file each; what is there is not computed again."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.rows: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, name: str, compute: Any) -> Any:
-        if name not in self.rows:
-            self.rows[name] = compute()
-            write_json(self.file, self.rows)
-            print(name, self.rows[name], flush=True)
-        return self.rows[name]
+    def __call__(self, name: str, compute: Callable[[], Any]) -> Any:
+        file = self.folder / f"{name.replace('/', '.')}.json"
+        if not file.exists():
+            write_json(file, compute())
+            print(name, *file.read_text().split(), flush=True)
+        return json.loads(file.read_text())
+
+    def rows(self) -> dict[str, Any]:
+        files = self.folder.glob("*.json")
+        return {file.stem.replace(".", "/"): json.loads(file.read_text()) for file in files}
 
 
 def run(method: str, out: Path, seed: int, budget: int, data: Images, **options: Any) -> Path:
@@ -128,9 +137,9 @@ def interval(a: np.ndarray, b: np.ndarray) -> list[float]:
 class Paths(nn.Module):
     """Whole networks as the paths of one layer."""
 
-    def __init__(self, nets: list[nn.Module]) -> None:
+    def __init__(self, nets: nn.ModuleList) -> None:
         super().__init__()
-        self.op = batch_statistics(MixedOp(nets, decision=0))
+        self.op = batch_statistics(MixedOp(list(nets), decision=0))
 
     def mix(self, weights: Tensor | None, mask: np.ndarray, gates: Tensor | None = None) -> None:
         mix(self, weights, mask, gates)
@@ -139,8 +148,8 @@ class Paths(nn.Module):
         return self.op(x)
 
 
-def three(data: Images) -> list[nn.Module]:
-    """Networks of one building block and 9, 3 and 0 of it, on one stem and one head."""
+def three() -> list[nn.Module]:
+    """Networks of one building block, 9, 3 and 0 of it, on one stem and one kind of head."""
     space = nasplug.space("manual-irb:layers=9,C=8,resolution=16").for_data("cifar10")
     block = 4  # kernel 3, expansion 6
     needed = np.array([block * (not layer.residual) for layer in space.layers])
@@ -149,45 +158,58 @@ def three(data: Images) -> list[nn.Module]:
     return [deep, middle, Network(skeleton, [None])]
 
 
+def alone(net: nn.Module, data: Images, epochs: int) -> float:
+    """Validation accuracy of one of them, trained for about as many steps as in `ranking`."""
+    return train(net, data, (WARMUP + epochs) // 3, 0)["value"]
+
+
 def ranking(data: Images, seed: int, epochs: int) -> dict[str, Any]:
-    """Fitness of the three networks, from random initial scores, after each epoch."""
-    net = Paths(initialise(lambda: three(data), seed)).to(memory_format=torch.channels_last)
+    """Fitness of the three networks, from random initial scores, after each epoch.
+
+    First they are trained for some epochs by uniform paths; what is not trained has no order.
+    """
+    net = Paths(initialise(lambda: nn.ModuleList(three()), seed))
+    net = net.to(memory_format=torch.channels_last)
     first = np.random.default_rng(seed).normal(size=(1, 3))
     alpha = torch.tensor(first, dtype=torch.float32, requires_grad=True)
-    drawn, step = np.zeros((1, 3)), 0
+    uniform = torch.zeros(1, 3)
+    drawn, age, step = np.zeros((1, 3)), 0, 0
     generator = torch.Generator().manual_seed(seed)
 
     def mixture() -> Mixture:
         fitting = torch.is_grad_enabled()
-        gates, mask = binary_gates(alpha, 2 if fitting else 1, generator)
+        logits = alpha if epoch >= WARMUP else uniform
+        gates, mask = binary_gates(logits, 2 if fitting else 1, generator)
         drawn[mask & fitting] += 1
         return Mixture(gates, mask)
 
-    alpha.register_hook(lambda g: g * g.new_tensor((step + 1) / np.maximum(drawn, 1)))  # eq. 4
-    bilevel = BiLevel(net, [alpha], mixture)  # type: ignore[arg-type]
-    bilevel.architecture = torch.optim.SGD([alpha], 0.1)
-    streams = [
-        Stream(data, part, 64, 2 * seed + i) for i, part in enumerate((data.train, data.val))
-    ]
+    alpha.register_hook(lambda g: g * g.new_tensor(age / np.maximum(drawn, 1)))  # eq. 4
+    bilevel = BiLevel(net, [alpha], mixture, lr=0.1)  # type: ignore[arg-type]
+    fit_lr = registry().get("method", "autospace").declared()["fit_lr"].default
+    bilevel.architecture = torch.optim.SGD([alpha], fit_lr)
+    streams = [Stream(data, p, 64, 2 * seed + i) for i, p in enumerate((data.train, data.val))]
     scores = []
     with fixed_threads(1):
-        for epoch in range(epochs):
-            bilevel.schedule(epoch / epochs)
+        for epoch in range(WARMUP + epochs):
+            bilevel.schedule(epoch / (WARMUP + epochs))
             for _ in range(streams[0].steps):
-                bilevel.architecture_step(streams[1][step], streams[0][step])
+                if epoch >= WARMUP:
+                    age += 1
+                    bilevel.architecture_step(streams[1][step], streams[0][step])
                 bilevel.weight_step(streams[0][step])
                 step += 1
-            scores.append(alpha.detach()[0].tolist())
+            if epoch >= WARMUP:
+                scores.append(alpha.detach()[0].tolist())
     right = [s[0] > s[1] > s[2] for s in scores]
     settled = next((i + 1 for i in range(epochs) if all(right[i:])), None)
-    return {"first": first[0].round(3).tolist(), "last": scores[-1], "epochs": settled}
+    return {"first": first[0].round(3).tolist(), "scores": scores, "epochs": settled}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (
         ("seeds", 3), ("images", 5000), ("layers", 6), ("C", 8), ("evolve", 12), ("search", 6),
-        ("train", 8), ("networks", 8),
+        ("train", 8), ("networks", 8), ("rank", 6),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--parts", default="evolve,sample,search,rank")
@@ -198,72 +220,60 @@ def main() -> None:
     sizes = {"layers": options.layers, "C": options.C}
     size = f"layers={options.layers},C={options.C},resolution=16"
     manual = nasplug.space(f"manual-irb:{size}").for_data("cifar10")
+    cells = nasplug.space(f"open-cells:{size}").for_data("cifar10")
     target = float(np.median(manual.flops(manual.sample(10_000, 0))))
-    done = (
-        Table(options.out / "table.json")
-        if options.out.mkdir(parents=True, exist_ok=True) is None
-        else None
-    )
-    seeds = range(options.seeds)
+    done = Table(options.out / "results")
 
     def evolved(variant: str, seed: int) -> Path:
         return run(
             "autospace", options.out / f"evolve-{variant.replace(' ', '-')}-{seed}", seed,
-            options.evolve, data, on="open-cells/cifar10", epochs=options.evolve, **sizes,
-            **VARIANTS[variant],
+            options.evolve, data, on="open-cells/cifar10", epochs=options.evolve,
+            warmup=options.evolve // 6, **sizes, **VARIANTS[variant],
         )  # fmt: skip
 
-    regions = {
-        "manual": lambda seed: manual,
-        "learned": lambda seed: shrunk(
-            nasplug.space(f"open-cells:{size}").for_data("cifar10"), evolved("reference", seed)
-        ),
-    }
+    def region(where: str, seed: int) -> nasplug.Space | nasplug.Subspace:
+        if where == "manual":
+            return manual
+        return shrunk(cells, evolved("reference", seed))
+
+    def train_one(space: nasplug.Space, arch: np.ndarray, seed: int) -> list[float]:
+        return trained(space, arch, data, options.train, seed)
+
+    def losses(variant: str, seed: int) -> list[float]:
+        rows = RunDirectory(evolved(variant, seed)).rows()
+        return [row["metrics"]["loss"] for row in rows]
+
+    seeds = range(options.seeds)
+    if {"sample", "search"} & set(parts):
+        for seed in seeds:
+            evolved("reference", seed)
     for seed in seeds:
-        for name, region in regions.items():
+        for where in WHERE:
             if "sample" in parts:
-                archs = alike(region(seed), target, options.networks, seed)
-                for i, arch in enumerate(archs):
-                    done(
-                        f"sample/{name}/{seed}/{i}",
-                        lambda a=arch, s=getattr(region(seed), "space", manual), seed=seed: trained(
-                            s, a, data, options.train, seed
-                        ),
-                    )
-        for name, (method, settings) in ALGORITHMS.items():
-            for where in regions if "search" in parts else ():
-                inside = (
-                    {"on": "manual-irb/cifar10"}
-                    if where == "manual"
-                    else {"within": evolved("reference", seed)}
-                )
+                inside = region(where, seed)
+                for i, arch in enumerate(alike(inside, target, options.networks, seed)):
+                    work = partial(train_one, getattr(inside, "space", manual), arch, seed)
+                    done(f"sample/{where}/{seed}/{i}", work)
+            for name, (method, settings) in ALGORITHMS.items() if "search" in parts else ():
+                learned = {"within": evolved("reference", seed)}
                 out = run(
                     method, options.out / f"search-{name}-{where}-{seed}", seed,
-                    60 if method == "spos" else options.search, data, **inside,
+                    QUERIES if method == "spos" else options.search, data,
+                    **({"on": "manual-irb/cifar10"} if where == "manual" else learned),
                     epochs=options.search, target_madds=target, **sizes, **settings,
                 )  # fmt: skip
+                space = manual if where == "manual" else cells
                 found = json.loads((out / "selection.json").read_text())["archs"][0]
-                space = getattr(region := regions[where](seed), "space", region)
-                done(
-                    f"search/{name}/{where}/{seed}",
-                    lambda s=space, a=space.arch(found), seed=seed: trained(
-                        s, a, data, options.train, seed
-                    ),
-                )
-        if "evolve" in parts:
-            for variant in VARIANTS:
-                done(
-                    f"evolve/{variant}/{seed}",
-                    lambda v=variant, seed=seed: [
-                        row["metrics"]["loss"] for row in RunDirectory(evolved(v, seed)).rows()
-                    ],
-                )
+                work = partial(train_one, space, space.arch(found), seed)
+                done(f"search/{name}/{where}/{seed}", work)
+        for variant in VARIANTS if "evolve" in parts else ():
+            done(f"evolve/{variant}/{seed}", partial(losses, variant, seed))
     if "rank" in parts:
-        for i, net in enumerate(three(data)):
-            done(f"rank/alone/{i}", lambda n=net: train(n, data, options.train, 0)["value"])
+        for i, net in enumerate(three()):
+            done(f"rank/alone/{i}", partial(alone, net, data, options.rank))
         for seed in range(5):
-            done(f"rank/{seed}", lambda seed=seed: ranking(data, seed, 6))
-    report(done.rows, target, options)
+            done(f"rank/{seed}", partial(ranking, data, seed, options.rank))
+    report(done.rows(), target, options)
 
 
 def report(rows: dict[str, Any], target: float, options: argparse.Namespace) -> None:
@@ -282,8 +292,9 @@ def report(rows: dict[str, Any], target: float, options: argparse.Namespace) -> 
     for where, x in sampled.items():
         if len(x):
             m = x.mean((0, 1))
-            print(f"| {where} | {m[0] / 1e6:.3f}M | {m[1]:.2f} | {m[2]:.2f} ± {x[..., 2].std():.2f} "
-                  f"| {x[..., 2].max(1).mean():.2f} |")  # fmt: skip
+            spread, best = x[..., 2].std(), x[..., 2].max(1).mean()
+            words = f"{m[1]:.2f} | {m[2]:.2f} ± {spread:.2f} | {best:.2f}"
+            print(f"| {where} | {m[0] / 1e6:.3f}M | {words} |")
             result[f"sample/{where}"] = [round(float(v), 3) for v in m]
     n = min(map(len, sampled.values()))
     if n:
@@ -331,7 +342,7 @@ def report(rows: dict[str, Any], target: float, options: argparse.Namespace) -> 
         print(f"\n| initial scores | scores after 6 epochs (alone: {alone}) | right from epoch |")
         print("| --- | --- | --- |")
         for r in ranks:
-            print(f"| {r['first']} | {np.round(r['last'], 2).tolist()} | {r['epochs']} |")
+            print(f"| {r['first']} | {np.round(r['scores'][-1], 2).tolist()} | {r['epochs']} |")
         result["rank"] = {"alone": alone, "epochs": [r["epochs"] for r in ranks]}
     print(json.dumps(result))
 

@@ -45,7 +45,7 @@ class AutoSpace(Oneshot):
     size = Int(4, low=1, high=1000, doc="cells in a tournament")
     period = Int(20, low=1, high=100_000, log=True, doc="steps between two generations")
     gamma = Float(0.5, low=0, high=0.999, doc="momentum of the fitness in the population (eq. 5)")
-    fit_lr = Float(0.1, low=1e-6, high=100, log=True, doc="of the fitness: plain SGD (eq. 4)")
+    fit_lr = Float(1.0, low=1e-6, high=100, log=True, doc="of the fitness: plain SGD (eq. 4)")
     reference = Source(
         "inverted-residual",
         doc="the cell to stay close to at first: inverted-residual, a cell such as zzzdzz+6, none",
@@ -53,6 +53,8 @@ class AutoSpace(Oneshot):
     distance = Int(2, low=0, high=6, doc="edges in which a cell may differ from it (eq. 2)")
     guided = Float(0.5, low=0, high=1, doc="share of the epochs in which the reference holds")
     compensate = Bool(True, doc="scale the gradient of cells that are seldom drawn (eq. 4)")
+    lr = Float(0.1, low=1e-5, high=10, log=True, doc="of the weights: SGD, cosine to 0.001")
+    warmup = Int(5, low=0, high=100_000, doc="first epochs, in which only the weights learn")
     madds = Float(
         2.0, low=0.1, high=1000, log=True,
         doc="limit of a cell (eq. 1), in multiply-adds of the inverted residual of expansion 6",
@@ -120,7 +122,7 @@ class AutoSpace(Oneshot):
     def propose(self, search: Search, subspace: Region) -> Region:
         """Their mutated offspring take the place of the least fit; K cells of all are trained."""
         if self.step % self.period == 0:
-            if self.step:
+            if self.step > self.warmup * self.per_epoch:  # else nothing is known of any fitness
                 self._breed(search, self._places(subspace))
             self._hold(tournament(self.fitness, self.K, self.size, search.rng))
         return self.net.layers

@@ -18,8 +18,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def chain_supernet(search: Search, images: Images, seed: int) -> ChainSupernet:
-    """Every choice of every layer of the search's region, freshly initialised where the images are.
-    """
+    """Every choice of every layer of the region, freshly initialised, where the images are."""
     import torch
 
     from nasplug.nn.chain import ChainSupernet, layers_of

@@ -1,0 +1,226 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import nasplug
+from nasplug import Layered, NasplugError
+from nasplug.journal import RunDirectory
+from nasplug.plugins import registry
+from nasplug.search import Search
+
+torch = pytest.importorskip("torch")
+
+MANUAL = nasplug.space("manual-irb").for_data("digits")
+TARGET = 3e5
+
+
+def search(method, budget=2, seed=0, on="manual-irb/digits", within=None, **options):
+    made = registry().get("method", method)(**options)
+    return Search(nasplug.problem(on), made, method, budget=budget, seed=seed, within=within)
+
+
+def cells():
+    """A small layered region of open cells."""
+    space = nasplug.space("open-cells").for_data("digits")
+    rows = [space.layer_from_str(text) for text in ("zzzdzz+3", "zzzdzz+6", "dzzddz~3")]
+    return Layered(space, [rows] * 6)
+
+
+# ---- multiply-adds
+
+
+def test_the_best_path_within_a_target_by_hand():
+    madds = search("proxyless").method.madds
+    madds.costs = np.array([[1.0, 5.0], [2.0, 3.0]])
+    madds.allowed, madds.fixed = np.ones((2, 2), bool), 10.0
+    scores = np.array([[0.0, 1.0], [0.0, 3.0]])
+
+    def chosen(target):
+        return madds.within(scores, target).argmax(1).tolist()
+
+    assert chosen(0) == [1, 1]
+    assert chosen(18) == [1, 1]
+    assert chosen(17) == [0, 1]  # the least is lost by layer 0, which also saves the most
+    assert chosen(13) == [0, 0]
+
+
+def test_costs_of_paths_are_those_of_archs():
+    method = search("spos").method
+    archs = MANUAL.sample(50, 0)
+    index = method.net.layers.index(archs)
+    assert np.array_equal(method.madds.of(index), MANUAL.flops(archs))
+
+
+def test_a_target_below_the_smallest_network_says_what_that_is():
+    least = min(MANUAL.flops(np.array([[0, 0, 1, 0, 1, 0]])))
+    for method in ("proxyless", "spos"):
+        with pytest.raises(
+            NasplugError, match=re.escape(f"the smallest network, which has {least:.4g}")
+        ):
+            search(method, target_madds=1000)
+
+
+# ---- proxyless
+
+
+def test_one_path_learns_weights_and_two_are_weighed():
+    method = search("proxyless").method
+    with torch.no_grad():
+        assert (method.mixture().mask.sum(1) == 1).all()
+    mixture = method.mixture()
+    assert (mixture.mask.sum(1) == 2).all()
+    assert np.allclose(mixture.weights.detach().sum(1), 1)
+    zero = ~method.allowed
+    assert zero.sum() == 2, "no zero where the shape changes"
+    for step in range(50):
+        method.step = step
+        assert not (method.mixture().mask & zero).any()
+
+
+def test_the_penalty_is_what_the_expected_madds_exceed():
+    method = search("proxyless", target_madds=TARGET, penalty=2.0).method
+    p = method.allowed / method.allowed.sum(1, keepdims=True)
+    with torch.no_grad():
+        method.alpha.zero_()
+    expected = method.madds.fixed + (p * method.madds.costs).sum()
+    assert expected > TARGET
+    assert method.over_target().item() == pytest.approx(2 * (expected / TARGET - 1), rel=1e-5)
+    with torch.no_grad():
+        method.alpha.copy_(-torch.from_numpy(method.madds.costs) / 1e3)
+    assert method.over_target().item() == 0
+
+
+def test_reinforce_follows_the_reward():
+    """The gradient of log p, times the reward less its moving average."""
+    method = search("proxyless", algorithm="reinforce").method
+    with torch.no_grad():
+        method.alpha.zero_()
+    method.baseline = -100.0  # far below any reward: what was drawn becomes likelier
+    before = method.alpha.detach().clone()
+    method.architecture_step(method.val[0], method.train[0])
+    gradient = method.alpha.grad.numpy()
+    drawn = gradient < 0
+    assert (drawn.sum(1) == 1).all()
+    counts = method.allowed.sum(1)
+    advantage = -gradient[drawn] / (1 - 1 / counts)
+    assert np.allclose(advantage, advantage[0], rtol=1e-4)
+    assert 90 < advantage[0] < 100
+    assert (method.alpha.detach() > before).numpy()[drawn].all()
+
+
+@pytest.mark.parametrize("algorithm", ["gradient", "reinforce"])
+def test_what_is_found_keeps_to_the_target(algorithm):
+    run = search("proxyless", algorithm=algorithm, target_madds=TARGET)
+    result = run.run()
+    assert MANUAL.flops(result.best.arch[None])[0] <= TARGET
+    assert (MANUAL.flops(run.trials.archs) <= TARGET).all()
+
+
+# ---- spos
+
+
+def test_fair_paths_train_every_choice_once():
+    method = search("spos", sampling="fair").method
+    runs = {}
+    for i, rows in enumerate(method.net.layers.choices):
+        for k in range(len(rows)):
+            op = next(m for m in method.net.modules() if getattr(m, "decision", None) == i).ops[k]
+            op.register_forward_hook(
+                lambda *_, key=(i, k): runs.update({key: runs.get(key, 0) + 1})
+            )
+    method.weight_step(method.train[0])
+    full = [(i, k) for i, k in runs if method.allowed[i].sum() == 7]
+    assert all(runs[key] == 1 for key in full)
+    assert {runs[key] for key in runs} <= {1, 2}  # six choices and seven paths: one runs twice
+
+
+def test_uniform_paths_are_uniform():
+    method = search("spos").method
+    counts = np.zeros(method.allowed.shape)
+    for step in range(3000):
+        method.step = step
+        (mixture,) = method._paths(1)
+        counts += mixture.mask
+    assert (counts.sum(1) == 3000).all()
+    p = method.allowed / method.allowed.sum(1, keepdims=True)
+    assert np.abs(counts / 3000 - p).max() < 0.03
+
+
+def test_evolution_scores_new_archs_within_the_target():
+    run = search("spos", budget=30, epochs=1, population=10, parents=4, target_madds=TARGET)
+    result = run.run()
+    archs = run.trials.archs
+    assert len(archs) == 30
+    assert len(MANUAL.unique(archs)) == 30
+    assert (MANUAL.flops(archs) <= TARGET).all()
+    assert run.trials.rounds[-1] > run.trials.rounds[0]
+    assert result.best.value == run.trials.values.max()
+
+
+# ---- both
+
+
+@pytest.mark.parametrize("method", ["proxyless", "spos"])
+def test_within_a_learned_space(method):
+    region = cells()
+    run = search(method, budget=2, on="open-cells/digits", within=region, epochs=1)
+    result = run.run()
+    assert region.contains(run.trials.archs).all()
+    assert result.best.build()(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+
+
+def test_within_a_mask():
+    region = nasplug.Mask(MANUAL, {f"layer{i}": ["k3e3", "k5e6"] for i in range(6)})
+    run = search("proxyless", within=region)
+    run.run()
+    assert region.contains(run.trials.archs).all()
+
+
+@pytest.mark.parametrize("method", ["proxyless", "spos"])
+def test_the_same_seed_finds_the_same(method):
+    options = {"epochs": 1} if method == "spos" else {}
+    first, again = (search(method, budget=3, **options) for _ in range(2))
+    first.run()
+    again.run()
+    assert np.array_equal(first.trials.archs, again.trials.archs)
+    assert np.array_equal(first.trials.values, again.trials.values)
+
+
+KILLED = """
+import sys, nasplug
+nasplug.search("spos", on="manual-irb/digits", budget=30, seed=1, out=sys.argv[1], tracking=False,
+               epochs=2, population=5, parents=3)
+"""
+
+
+def test_killed_and_resumed_is_never_killed(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "whole")], check=True)
+    killed = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(killed)])
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (killed / "checkpoint.npz").exists() and len(list(RunDirectory(killed).rows())) >= 7:
+            break
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 7 <= len(list(RunDirectory(killed).rows())) < 30, "killed too late"
+    nasplug.resume(killed)
+    one, other = (
+        [(row["arch"], row["value"]) for row in RunDirectory(tmp_path / name).rows()]
+        for name in ("whole", "killed")
+    )
+    assert one == other
+
+
+def test_spaces_without_layers_are_refused():
+    with pytest.raises(NasplugError, match="paths are searched in spaces of layers"):
+        search("proxyless", on="nb201/digits")
+    with pytest.raises(NasplugError, match="nasplug run autospace"):
+        search("spos", on="open-cells/digits")
