@@ -185,8 +185,8 @@ def ranking(data: Images, seed: int, epochs: int) -> dict[str, Any]:
 
     alpha.register_hook(lambda g: g * g.new_tensor(age / np.maximum(drawn, 1)))  # eq. 4
     bilevel = BiLevel(net, [alpha], mixture, lr=0.1)  # type: ignore[arg-type]
-    fit_lr = registry().get("method", "autospace").declared()["fit_lr"].default
-    bilevel.architecture = torch.optim.SGD([alpha], fit_lr)
+    fitness_lr = registry().get("method", "autospace").declared()["arch_lr"].default
+    bilevel.architecture = torch.optim.SGD([alpha], fitness_lr)
     streams = [Stream(data, p, 64, 2 * seed + i) for i, p in enumerate((data.train, data.val))]
     scores = []
     with fixed_threads(1):

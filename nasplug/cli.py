@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 import nasplug
-from nasplug import NasplugError, cli_space, hookimpl
+from nasplug import Layered, NasplugError, cli_space, hookimpl
 from nasplug.errors import unknown
 from nasplug.plugins import registry
 
@@ -428,8 +428,9 @@ def finish(selection: Selection, tracked: bool, as_json: bool) -> None:
     run_id = None
     if directory := selection.run_dir:
         cli_space.show_quality(directory, stderr=as_json)
-        pictures = [directory / name for name in ("cell.png", "curve.png", *cli_space.PICTURES)]
-        say("pictures", " ".join(str(file) for file in pictures if file.exists()))
+        if isinstance(selection.subspace, Layered):
+            cli_space.show_layers(selection.subspace, stderr=as_json)
+        say("pictures", " ".join(sorted(str(file) for file in directory.glob("*.png"))))
         say("run directory", directory)
         if tracked:
             from nasplug import tracking

@@ -14,6 +14,7 @@ from nasplug import NasplugError
 from nasplug.api import shrunk
 from nasplug.journal import RunDirectory
 from nasplug.problem import Problem, problem
+from nasplug.subspace import Layered
 
 PICTURES = ("edf.png", "diversity.png", "coverage.png")
 
@@ -81,12 +82,26 @@ def space(
 ) -> None:  # fmt: skip
     """The quality of the spaces that runs ended with, against the whole; pictures in RUN_DIR."""
     from nasplug.cli import show_json, show_rows
-    from nasplug.quality import costs, for_people, report, reports
+    from nasplug.quality import FREE, costs, for_people, report, reports
 
     target = _problem(run_dir)
     regions = {_name(path): shrunk(target.space, path) for path in (run_dir, *vs)}
     if len(regions) <= len(vs):
         raise NasplugError("the runs to compare need names of their own: some are given twice")
+    layers = [region for region in regions.values() if isinstance(region, Layered)]
+    if layers and queries is None and target.evaluator_name not in FREE:
+        if as_json:
+            show_json({"problem": target.name, "spaces": [
+                {"name": name, "size": region.size, "layers": region.names()}
+                for name, region in regions.items() if isinstance(region, Layered)
+            ]})  # fmt: skip
+            return
+        for region in layers:
+            show_layers(region)
+        pictures = sorted(str(file) for file in run_dir.glob("*.png"))
+        click.echo(f"pictures: {' '.join(pictures)}")
+        click.echo("--queries N scores N archs, for the quality of the space")
+        return
     n = _queries(target, queries, 20_000)
     rows = report(
         target.space, regions, reports(target), costs(target), target.evaluator.report,
@@ -98,6 +113,15 @@ def space(
     show_rows([for_people(row) for row in rows])
     files = [(out or run_dir) / name for name in PICTURES]
     click.echo(f"pictures: {' '.join(str(file) for file in files if file.exists())}")
+
+
+def show_layers(region: Layered, stderr: bool = False) -> None:
+    """The choices of each layer, best first."""
+    from nasplug.cli import show_rows
+
+    click.echo(region.describe(), err=stderr)
+    rows = [{"layer": i, "choices": ", ".join(names)} for i, names in enumerate(region.names())]
+    show_rows(rows, stderr=stderr)
 
 
 def show_quality(run_dir: Path, stderr: bool) -> None:

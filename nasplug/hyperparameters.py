@@ -172,13 +172,16 @@ class Method:
 
     @classmethod
     def declared(cls) -> dict[str, Hyperparameter[Any]]:
-        """{name: declaration}, in the order of declaration."""
-        return {
-            name: value
-            for base in reversed(cls.__mro__)
-            for name, value in vars(base).items()
-            if isinstance(value, Hyperparameter)
-        }
+        """{name: declaration}, in the order of declaration; a plain value in a subclass fixes a
+        hyperparameter of its base."""
+        found: dict[str, Hyperparameter[Any]] = {}
+        for base in reversed(cls.__mro__):
+            for name, value in vars(base).items():
+                if isinstance(value, Hyperparameter):
+                    found[name] = value
+                else:
+                    found.pop(name, None)
+        return found
 
     @classmethod
     def ranges(cls, space: Space) -> dict[str, Hyperparameter[Any]]:

@@ -287,6 +287,11 @@ class Layered(Subspace):
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {"choices": np.concatenate(self.choices), "counts": self._counts}
 
+    def names(self) -> list[list[str]]:
+        """The choices of each layer in words."""
+        word = getattr(self.space, "layer_str", lambda row: str(row.tolist()))
+        return [[word(row) for row in rows] for rows in self.choices]
+
     def compose(self, index: npt.ArrayLike) -> Archs:
         """(n, L) which choice of each layer -> (n, d) archs."""
         columns = np.asarray(index).T

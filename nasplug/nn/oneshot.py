@@ -61,10 +61,17 @@ class Oneshot(Method):
         tunable=False,
         doc="images per step; 0: 64, on digits 32 (darts: 128)",
     )
-    C = Int(0, low=0, high=1024, tunable=False, doc="channels; 0: 16, on digits fewer")
+    C = Int(
+        0,
+        low=0,
+        high=1024,
+        tunable=False,
+        doc="channels, of the first stage; 0: 16, on digits fewer",
+    )
     layers = Int(
         0, low=0, high=100, tunable=False,
-        doc="cells (of nb201: in each of 3 stages); 0: 8 (nb201: 5), on digits fewer",
+        doc="cells (of nb201: in each of 3 stages); 0: 8 (nb201: 5), on digits fewer; spaces of "
+        "layers say themselves",
     )  # fmt: skip
     lr = Float(0.025, low=1e-5, high=10, log=True, doc="of the weights: SGD, cosine to 0.001")
     arch_lr = Float(3e-4, low=1e-6, high=10, log=True, doc="of the architecture: Adam")

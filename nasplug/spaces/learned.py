@@ -82,10 +82,7 @@ class Learned(SkeletonSpace):
         return self._on(self.outer.resized(**options))
 
     def layer_decisions(self) -> dict[str, tuple[Any, ...]]:
-        return {
-            f"layer{i}": tuple(self.outer.layer_str(row) for row in rows)
-            for i, rows in enumerate(self.choices.choices)
-        }
+        return {f"layer{i}": tuple(names) for i, names in enumerate(self.choices.names())}
 
     def layer_costs(self, archs: Archs) -> Cost:
         return self.outer.layer_costs(self.choices.compose(archs))

@@ -24,7 +24,7 @@ SPACE = nasplug.space("open-cells").for_data("digits")
 LAYERS = np.arange(len(SPACE.layers))
 BLOCK = SPACE.layer_from_str("zzzdzz+6")
 LIMIT = 2.0 * SPACE.cell_costs(np.tile(BLOCK, (len(LAYERS), 1)), LAYERS)[:, 1]
-SMALL = {"K": 3, "population": 8, "size": 2, "period": 5}
+SMALL = {"K": 3, "population": 8, "size": 2, "period": 5, "warmup": 0}
 
 
 def search(budget=2, seed=0, **options):
@@ -225,7 +225,7 @@ def test_the_same_seed_learns_the_same_space():
 KILLED = """
 import sys, nasplug
 nasplug.search("autospace", on="open-cells/digits", budget=6, seed=3, out=sys.argv[1],
-               tracking=False, K=3, population=8, size=2, period=5, epochs=6)
+               tracking=False, K=3, population=8, size=2, period=5, warmup=1, epochs=6)
 """
 
 

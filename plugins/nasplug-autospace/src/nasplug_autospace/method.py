@@ -45,7 +45,7 @@ class AutoSpace(Oneshot):
     size = Int(4, low=1, high=1000, doc="cells in a tournament")
     period = Int(20, low=1, high=100_000, log=True, doc="steps between two generations")
     gamma = Float(0.5, low=0, high=0.999, doc="momentum of the fitness in the population (eq. 5)")
-    fit_lr = Float(1.0, low=1e-6, high=100, log=True, doc="of the fitness: plain SGD (eq. 4)")
+    arch_lr = Float(1.0, low=1e-6, high=100, log=True, doc="of the fitness: plain SGD (eq. 4)")
     reference = Source(
         "inverted-residual",
         doc="the cell to stay close to at first: inverted-residual, a cell such as zzzdzz+6, none",
@@ -105,7 +105,7 @@ class AutoSpace(Oneshot):
         super().setup(search)
         import torch
 
-        self.bilevel.architecture = torch.optim.SGD([self.alpha], self.fit_lr)
+        self.bilevel.architecture = torch.optim.SGD([self.alpha], self.arch_lr)
 
     # ---- a generation
 

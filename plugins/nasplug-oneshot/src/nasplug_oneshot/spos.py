@@ -45,6 +45,7 @@ class SPOS(Oneshot):
     parents = Int(10, low=1, high=10_000, log=True, doc="the best so far that have children")
     mutation = Float(0.1, low=0, high=1, doc="share of the layers that a mutation changes")
 
+    arch_lr, warmup = 0.0, 0  # nothing but the weights is learned by gradient
     net: ChainSupernet
 
     def make_supernet(self, search: Search) -> ChainSupernet:
