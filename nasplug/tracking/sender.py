@@ -45,8 +45,8 @@ HOPELESS = {
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens it on its runs
 ENDINGS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 ARTIFACTS = (
-    "selection.json", "trials.csv", "curve.png", "cell.png", "run.json", "subspace.npz",
-    "space.json", "edf.png", "diversity.png", "coverage.png",
+    "selection.json", "trials.csv", "run.json", "subspace.npz", "space.json", "learned-space.json",
+    "*.png",
 )  # fmt: skip
 
 SELECT = (
@@ -96,10 +96,7 @@ class Sender:
     # ---- the steps, in their order
 
     def _step(self, alone: bool) -> bool:
-        if self._lock is None and not self._open():
-            if alone:  # the other process ends by itself, unless it follows a living search
-                status = read_json(self.path / "status.json")
-                self.done = status.get("state") == "running" and _lives(status)
+        if self._lock is None and not self._open(alone):
             return False
         status = self._status(alone)
         running = status["state"] == "running"
@@ -132,10 +129,13 @@ class Sender:
             self._summarise(status)
         return self._finish(status)
 
-    def _open(self) -> bool:
+    def _open(self, alone: bool) -> bool:
         """Read the directory; from now on no other process sends it. False if one does now."""
         self._lock = _locked(self.path / "tracking.lock")
         if self._lock is None:
+            if alone:  # the other process ends by itself, unless it follows a living search
+                status = read_json(self.path / "status.json")
+                self.done = status.get("state") == "running" and _lives(status)
             return False
         self._run = self._record()
         noted = read_json(self.path / "tracking.json")
@@ -274,9 +274,8 @@ class Sender:
             )
             batch = [Metric(k, x, self._when(last[-1]), last[0]) for k, x in points.items()]
             self._client.log_batch(run_id, metrics=batch)
-        for name in ARTIFACTS:
-            if (self.path / name).exists():
-                self._client.log_artifact(run_id, str(self.path / name))
+        for file in (file for name in ARTIFACTS for file in sorted(self.path.glob(name))):
+            self._client.log_artifact(run_id, str(file))
         self._client.set_tag(run_id, "mlflow.note.content", self._text(status, chosen))
         end = self._when(last[-1] if last else 0.0)
         self._client.set_terminated(run_id, ENDINGS[status["state"]], end_time=end)
