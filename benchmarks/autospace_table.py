@@ -34,7 +34,7 @@ from nasplug.nn.bilevel import BiLevel, Mixture
 from nasplug.nn.chain import Network
 from nasplug.nn.data import Images, Stream, cifar10
 from nasplug.nn.mixed import MixedOp, batch_statistics, binary_gates, mix
-from nasplug.nn.training import fixed_threads, initialise, train
+from nasplug.nn.training import fixed_threads, initialise, place, train
 from nasplug.plugins import registry
 
 TOLERANCE = 0.05
@@ -102,7 +102,7 @@ def run(method: str, out: Path, seed: int, budget: int, data: Images, **options:
 
 def trained(space: nasplug.Space, arch: Any, data: Images, epochs: int, seed: int) -> list[float]:
     """[multiply-adds, validation accuracy, test accuracy]."""
-    model = initialise(lambda: space.build(arch), seed).to(memory_format=torch.channels_last)
+    model = place(initialise(lambda: space.build(arch), seed), "cpu")
     result = train(model, data, epochs, seed)
     return [int(space.flops(arch[None])[0]), result["value"], result["report"]]
 
@@ -168,8 +168,7 @@ def ranking(data: Images, seed: int, epochs: int) -> dict[str, Any]:
 
     First they are trained for some epochs by uniform paths; what is not trained has no order.
     """
-    net = Paths(initialise(lambda: nn.ModuleList(three()), seed))
-    net = net.to(memory_format=torch.channels_last)
+    net = place(Paths(initialise(lambda: nn.ModuleList(three()), seed)), "cpu")
     first = np.random.default_rng(seed).normal(size=(1, 3))
     alpha = torch.tensor(first, dtype=torch.float32, requires_grad=True)
     uniform = torch.zeros(1, 3)

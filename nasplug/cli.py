@@ -156,6 +156,7 @@ def show(method: str, as_json: bool) -> None:
         "name": method,
         "doc": _doc(cls),
         "paper": getattr(cls, "paper", ""),
+        "problem": _own_problem(method),
         "hyperparameters": [_describe(one) for one in declared.values()],
     }
     if as_json:
@@ -208,7 +209,9 @@ def doctor(problem: str | None, as_json: bool) -> None:
 @cli.command()
 @click.argument("method")
 @click.option(
-    "--on", metavar="SPACE/DATA", help=f"Problem (default: that of --within, else {PROBLEM})."
+    "--on",
+    metavar="SPACE/DATA",
+    help=f"Problem (default: that of --within, else the method's own, such as {PROBLEM}).",
 )
 @click.option("--budget", type=int, default=BUDGET, show_default=True, help="Trials.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -261,7 +264,7 @@ def run(
     with _interruptible() as witness:
         selection = nasplug.search(
             method,
-            on or (None if within else PROBLEM),
+            on or (None if within else _own_problem(method)),
             within=within,
             out=out or True,
             tracking=track,
@@ -274,7 +277,7 @@ def run(
 
 @cli.command()
 @click.argument("method")
-@click.option("--on", default=PROBLEM, show_default=True, metavar="SPACE/DATA", help="Problem.")
+@click.option("--on", metavar="SPACE/DATA", help=f"Problem (default: the method's, as {PROBLEM}).")
 @click.option("--trials", type=int, default=50, show_default=True, help="Of the study, in all.")
 @click.option("--seeds", type=int, default=5, show_default=True, help="Searches per trial.")
 @click.option("--budget", type=int, default=BUDGET, show_default=True, help="Trials per search.")
@@ -308,6 +311,7 @@ def run(
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line, all else to stderr.")
 def tune(
     method: str,
+    on: str | None,
     settings: tuple[str, ...],
     params: str | None,
     objectives: str,
@@ -320,8 +324,8 @@ def tune(
     before = signal.signal(signal.SIGTERM, _as_ctrl_c)
     try:
         study = nasplug.tune(
-            method, params=_names(params) if params is not None else None,
-            objectives=_names(objectives), tracking=track, **options, **fixed,
+            method, on or _own_problem(method), objectives=_names(objectives), tracking=track,
+            params=_names(params) if params is not None else None, **options, **fixed,
         )  # fmt: skip
     except KeyboardInterrupt as error:
         raise Interrupted(str(error).replace("out=", "--out ") or "interrupted") from None
@@ -511,6 +515,12 @@ def _hyperparameters(method: str, settings: Iterable[str]) -> dict[str, Any]:
                 "hyperparameter", name, declared, f"of {method}; see: nasplug show {method}"
             )
         found[name] = value
+    return found
+
+
+def _own_problem(method: str) -> str:
+    """What the method is tried on if nothing is said."""
+    found: str = getattr(registry().get("method", method), "problem", PROBLEM)
     return found
 
 

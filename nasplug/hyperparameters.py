@@ -145,10 +145,12 @@ class Source(Hyperparameter[Any]):
 class Method:
     """A paper: owns its state, declares its hyperparameters, implements hooks with `hookimpl`.
 
-    `paper` is the citation; the first line of the docstring is what lists show.
+    `paper` is the citation; the first line of the docstring is what lists show. `problem` is what
+    the command line searches if nothing is said: really trained, nothing to download.
     """
 
     paper: ClassVar[str] = ""
+    problem: ClassVar[str] = "nb201/digits"
 
     def __init__(self, **hyperparameters: Any) -> None:
         declared = self.declared()

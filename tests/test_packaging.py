@@ -124,9 +124,10 @@ def test_each_plugin_works_next_to_the_kernel(
     methods = [row["name"] for row in nasplug("list", "methods")]
     assert methods
     for method in methods:
-        declared = {one["name"] for one in nasplug("show", method)["hyperparameters"]}
+        about = nasplug("show", method)
+        declared = {one["name"] for one in about["hyperparameters"]}
         epochs = "epochs" in declared  # it trains a supernet on data, which a table has not
-        task = ["nb201/digits", "--budget", "1", "--set", "epochs=1"] if epochs else [
+        task = [about["problem"], "--budget", "1", "--set", "epochs=1"] if epochs else [
             "nb201/toy", "--budget", "60"
         ]  # fmt: skip
         said = nasplug("run", method, "--on", *task, "--out", method, "--no-track")

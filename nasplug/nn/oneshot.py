@@ -7,7 +7,9 @@ from them, and scores the operations. Torch is imported when a search starts, no
 from __future__ import annotations
 
 import logging
+import os
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -164,7 +166,9 @@ class Oneshot(Method):
         self.moved = False  # whether the selection has ever changed
         self.clock = time.perf_counter()
         images = _images(self.data, search)
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        # torchrun says which of the machine's GPUs is this process's.
+        gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        self.device = gpu if torch.cuda.is_available() else "cpu"
         self.images: Images = images.to(self.device)
         sizes = SIZES.get((search.space.name, search.problem.data)) or SIZES.get(
             (search.space.name, ""), {"C": 16, "layers": 5, "batch": 64}
@@ -191,10 +195,8 @@ class Oneshot(Method):
 
     def make_supernet(self, search: Search) -> Supernet:
         """The network of the space with every operation in it, freshly initialised."""
-        import torch
-
         from nasplug.nn.supernet import supernet
-        from nasplug.nn.training import initialise
+        from nasplug.nn.training import initialise, place
 
         if any(side % 4 or side < 8 for side in self.images.train[0].shape[2:]):
             height, width = self.images.train[0].shape[2:]
@@ -210,9 +212,7 @@ class Oneshot(Method):
             "partial": self.partial,
         }
         net = initialise(lambda: supernet(search.space, **options), self.seed)
-        # Weights that lie channels last make every activation do so. On a CPU a step at 32x32 then
-        # takes 0.65 (nb201) and 0.72 (darts) of the time, on digits' 8x8 about the same.
-        return net.to(self.device, memory_format=torch.channels_last)
+        return place(net, self.device)
 
     def _stream(self, which: int) -> dict[str, Any]:
         import torch.distributed as dist
@@ -340,7 +340,8 @@ class Oneshot(Method):
 
         try:
             yield
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
+            traceback.clear_frames(error.__traceback__)  # they hold what the step has computed
             fits = self._fitting_batch()
         else:
             return

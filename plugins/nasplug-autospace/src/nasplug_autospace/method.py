@@ -39,6 +39,7 @@ class AutoSpace(Oneshot):
     """AutoSpace: a population of open cells evolves in each layer; the fittest are the space."""
 
     paper = "Zhou et al., AutoSpace: NAS with Less Human Interference, ICCV 2021"
+    problem = "open-cells/digits"
 
     K = Int(9, low=2, high=1000, doc="cells of a layer in the supernet, and in the learned space")
     population = Int(32, low=2, high=10_000, log=True, doc="cells that each layer evolves")
@@ -63,10 +64,8 @@ class AutoSpace(Oneshot):
     net: OpenSupernet
 
     def make_supernet(self, search: Search) -> OpenSupernet:
-        import torch
-
         from nasplug.nn.open_cells import OpenSupernet
-        from nasplug.nn.training import initialise
+        from nasplug.nn.training import initialise, place
 
         space = search.space
         if not isinstance(space, OpenCells):
@@ -94,7 +93,7 @@ class AutoSpace(Oneshot):
         affordable = _affordable(space, limit)
         net = initialise(lambda: OpenSupernet(space, skeleton, affordable), self.seed)
         net.hold(self._layered(self.held + np.arange(self.K)))
-        return net.to(self.device, memory_format=torch.channels_last)
+        return place(net, self.device)
 
     def start(self, search: Search) -> list[Tensor]:
         self.alpha = self.parameter(*self.held.shape, spread=0.0)

@@ -19,17 +19,14 @@ Floats = npt.NDArray[np.float64]
 
 def chain_supernet(search: Search, images: Images, seed: int) -> ChainSupernet:
     """Every choice of every layer of the region, freshly initialised, where the images are."""
-    import torch
-
     from nasplug.nn.chain import ChainSupernet, layers_of
-    from nasplug.nn.training import initialise
+    from nasplug.nn.training import initialise, place
 
     layers = layers_of(search.region)
     skeleton = layers.space.skeleton.resized(  # type: ignore[attr-defined]  # layers_of sees to it
         resolution=images.resolution, channels=images.in_channels, classes=images.num_classes
     )
-    net = initialise(lambda: ChainSupernet(layers, skeleton), seed)
-    return net.to(images.mean.device, memory_format=torch.channels_last)
+    return place(initialise(lambda: ChainSupernet(layers, skeleton), seed), images.mean.device)
 
 
 class MAdds:

@@ -28,6 +28,7 @@ class Proxyless(Oneshot):
     """
 
     paper = "Cai et al., ProxylessNAS: Direct NAS on Target Task and Hardware, ICLR 2019"
+    problem = "manual-irb/digits"
 
     algorithm = Choice(
         "gradient", choices=("gradient", "reinforce"),

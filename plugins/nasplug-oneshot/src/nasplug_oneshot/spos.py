@@ -34,6 +34,7 @@ class SPOS(Oneshot):
     """
 
     paper = "Guo et al., Single Path One-Shot NAS with Uniform Sampling, ECCV 2020"
+    problem = "manual-irb/digits"
 
     sampling = Choice(
         "uniform", choices=("uniform", "fair"),
