@@ -19,6 +19,8 @@ import optuna
 from optuna.trial import TrialState
 
 from nasplug.tracking import read_lines
+from nasplug.tracking.sender import _locked
+from nasplug.tracking.study import StudySender
 from nasplug.tuning.space import HyperparameterSpace
 from nasplug.tuning.storage import Queue, open_storage, retried
 
@@ -480,6 +482,14 @@ def test_bad_input(tmp_path, options, message):
     with pytest.raises(NasplugError, match=message):
         tune(tmp_path / "s", **options)
     assert not (tmp_path / "s").exists()
+
+
+def test_sync_waits_for_the_process_that_still_sends(tmp_path):
+    tune(tmp_path / "s", trials=1)
+    sender = StudySender(tmp_path / "s", "http://127.0.0.1:1")
+    with _locked(tmp_path / "s/tracking.lock"):
+        assert not sender.advance(alone=True)
+        assert not sender.done
 
 
 # ---- plots, the command line

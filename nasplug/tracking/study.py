@@ -39,8 +39,7 @@ class StudySender(Sender):
 
     def _step(self, alone: bool) -> bool:
         if self._lock is None:
-            if not self._open():
-                self.done = alone
+            if not self._open(alone):
                 return False
             self._unsure = not self._fresh
         status = self._status(alone)
