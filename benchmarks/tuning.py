@@ -94,7 +94,7 @@ def workers(home: Path) -> dict[str, float]:
     """The same trials by one worker and by two."""
     found = {}
     for name, options in {
-        "dsm": {"method": "dsm", "on": "nb201/cifar100", "budget": 200, "trials": 8},
+        "dsm": {"method": "dsm", "on": "nb201/cifar100", "budget": 200, "trials": 16},
         "waiting": {
             "method": "regularized-evolution", "space": SPACE, "evaluate": waiting, "budget": 10,
             "trials": 12, "tournament": 2,

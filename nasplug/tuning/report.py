@@ -78,15 +78,13 @@ def headline(study: optuna.Study) -> str:
 
 
 def table(study: optuna.Study, n: int = 5) -> list[dict[str, Any]]:
-    """The defaults and the best trials, best first, as rows for people."""
+    """The best trials, or the Pareto front, best first, and the defaults, as rows for people."""
     about = study.user_attrs[ATTRIBUTE]
     done = study.get_trials(states=(TrialState.COMPLETE,))
-    if len(study.directions) > 1:
-        done = study.best_trials
+    good = study.best_trials if len(study.directions) > 1 else done
     sign = -1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1
-    ranked = sorted(done, key=lambda trial: sign * trial.values[0])[:n]
-    if len(study.directions) == 1:
-        ranked += [t for t in done if t.number == 0 and t not in ranked]
+    ranked = sorted(good, key=lambda trial: sign * trial.values[0])[:n]
+    ranked += [t for t in done if t.number == 0 and t not in ranked]
     return [
         {
             "trial": trial.number,
