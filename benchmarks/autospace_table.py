@@ -1,14 +1,15 @@
 """AutoSpace at small scale on real CIFAR-10: the paper's Tables 3, 4 and 6, and its Figure 3.
 
-    NASPLUG_DATA=... python benchmarks/autospace_table.py [--seeds 3] [--images 5000] [--layers 6]
-                     [--C 8] [--evolve 12] [--search 6] [--train 8] [--networks 8] [--out FOLDER]
+    NASPLUG_DATA=... python benchmarks/autospace_table.py [--seeds 3] [--images 10000] [--layers 6]
+        [--resolution 8] [--C 8] [--evolve 15] [--search 10] [--train 10] [--networks 4]
+        [--parts evolve,sample,search,rank] [--out FOLDER]
 
-Images are CIFAR-10's at 16x16. Per seed: a space evolves with the reference (and once more without
-it, and without compensation); networks of equal MAdds (+-5 %) are sampled from it and from the
-hand-made space and trained alike; ProxylessNAS by gradient (G) and by REINFORCE (RL) and SPOS (RS)
-search both, and what they find is trained alike. Validation and test accuracy are those of the
-trained networks; nothing is chosen by the latter. What is done is kept in FOLDER and not done
-again. Prints tables and, as its last line, one JSON object.
+The last numbers are epochs, and networks per seed and space; images are made smaller. Per seed: a
+space evolves with the reference (and once more without it, and without compensation); networks of
+equal MAdds (+-5 %) are sampled from it and from the hand-made space and trained alike; ProxylessNAS
+by gradient (G) and by REINFORCE (RL) and SPOS (RS) search both, and what they find is trained alike.
+Validation and test accuracy are those of the trained networks; nothing is chosen by the latter. What
+is done is kept in FOLDER and not done again. Prints tables and, as its last line, one JSON object.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from nasplug.nn.training import fixed_threads, initialise, place, train
 from nasplug.plugins import registry
 
 TOLERANCE = 0.05
+PERIOD = 40  # steps between two generations
+LR = 0.1  # of the weights of a supernet; 0.025 is for longer training
 QUERIES = 60  # archs that SPOS's evolution scores
 WARMUP = 4  # epochs in which the three networks are only trained
 WHERE = ("manual", "learned")
@@ -53,17 +56,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def small(part: tuple[Tensor, Tensor], rows: slice) -> tuple[Tensor, Tensor]:
-    images, labels = part
-    halved = functional.avg_pool2d(images[rows].float(), 2).round().to(torch.uint8)
-    return halved, labels[rows]
+def load(folder: str, n: int, resolution: int) -> Images:
+    """n images each to train and to validate on, and the 10,000 test images, made smaller."""
 
+    def small(part: Any, rows: slice) -> tuple[Tensor, Tensor]:
+        images, labels = part[0][rows].float(), part[1][rows]
+        return functional.avg_pool2d(images, 32 // resolution).round().to(torch.uint8), labels
 
-def load(folder: str, n: int) -> Images:
-    """n images each to train and to validate on, and the 10,000 test images, at 16x16."""
     full = cifar10(folder)
-    parts = {"train": small(full.train, slice(n)), "val": small(full.val, slice(n))}
-    return replace(full, **parts, test=small(full.test, slice(None)), padding=2)
+    train, val = small(full.train, slice(n)), small(full.val, slice(n))
+    padding = resolution // 8
+    return replace(full, train=train, val=val, test=small(full.test, slice(None)), padding=padding)
 
 
 class Table:
@@ -148,9 +151,10 @@ class Paths(nn.Module):
         return self.op(x)
 
 
-def three() -> list[nn.Module]:
+def three(resolution: int) -> list[nn.Module]:
     """Networks of one building block, 9, 3 and 0 of it, on one stem and one kind of head."""
-    space = nasplug.space("manual-irb:layers=9,C=8,resolution=16").for_data("cifar10")
+    size = f"layers=9,C=8,resolution={resolution}"
+    space = nasplug.space(f"manual-irb:{size}").for_data("cifar10")
     block = 4  # kernel 3, expansion 6
     needed = np.array([block * (not layer.residual) for layer in space.layers])
     deep, middle = space.build(np.full(space.d, block)), space.build(needed)
@@ -168,7 +172,7 @@ def ranking(data: Images, seed: int, epochs: int) -> dict[str, Any]:
 
     First they are trained for some epochs by uniform paths; what is not trained has no order.
     """
-    net = place(Paths(initialise(lambda: nn.ModuleList(three()), seed)), "cpu")
+    net = place(Paths(initialise(lambda: nn.ModuleList(three(data.resolution)), seed)), "cpu")
     first = np.random.default_rng(seed).normal(size=(1, 3))
     alpha = torch.tensor(first, dtype=torch.float32, requires_grad=True)
     uniform = torch.zeros(1, 3)
@@ -207,17 +211,17 @@ def ranking(data: Images, seed: int, epochs: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (
-        ("seeds", 3), ("images", 5000), ("layers", 6), ("C", 8), ("evolve", 12), ("search", 6),
-        ("train", 8), ("networks", 8), ("rank", 6),
+        ("seeds", 3), ("images", 10_000), ("resolution", 8), ("layers", 6), ("C", 8),
+        ("evolve", 15), ("search", 10), ("train", 10), ("networks", 4), ("rank", 6),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--parts", default="evolve,sample,search,rank")
     parser.add_argument("--out", type=Path, default=Path("runs/autospace_table"))
     options = parser.parse_args()
     parts = options.parts.split(",")
-    data = load(os.environ["NASPLUG_DATA"], options.images)
+    data = load(os.environ["NASPLUG_DATA"], options.images, options.resolution)
     sizes = {"layers": options.layers, "C": options.C}
-    size = f"layers={options.layers},C={options.C},resolution=16"
+    size = f"layers={options.layers},C={options.C},resolution={options.resolution}"
     manual = nasplug.space(f"manual-irb:{size}").for_data("cifar10")
     cells = nasplug.space(f"open-cells:{size}").for_data("cifar10")
     target = float(np.median(manual.flops(manual.sample(10_000, 0))))
@@ -227,7 +231,7 @@ def main() -> None:
         return run(
             "autospace", options.out / f"evolve-{variant.replace(' ', '-')}-{seed}", seed,
             options.evolve, data, on="open-cells/cifar10", epochs=options.evolve,
-            warmup=options.evolve // 6, **sizes, **VARIANTS[variant],
+            warmup=options.evolve // 5, period=PERIOD, **sizes, **VARIANTS[variant],
         )  # fmt: skip
 
     def region(where: str, seed: int) -> nasplug.Space | nasplug.Subspace:
@@ -259,7 +263,7 @@ def main() -> None:
                     method, options.out / f"search-{name}-{where}-{seed}", seed,
                     QUERIES if method == "spos" else options.search, data,
                     **({"on": "manual-irb/cifar10"} if where == "manual" else learned),
-                    epochs=options.search, target_madds=target, **sizes, **settings,
+                    lr=LR, epochs=options.search, target_madds=target, **sizes, **settings,
                 )  # fmt: skip
                 space = manual if where == "manual" else cells
                 found = json.loads((out / "selection.json").read_text())["archs"][0]
@@ -268,7 +272,7 @@ def main() -> None:
         for variant in VARIANTS if "evolve" in parts else ():
             done(f"evolve/{variant}/{seed}", partial(losses, variant, seed))
     if "rank" in parts:
-        for i, net in enumerate(three()):
+        for i, net in enumerate(three(data.resolution)):
             done(f"rank/alone/{i}", partial(alone, net, data, options.rank))
         for seed in range(5):
             done(f"rank/{seed}", partial(ranking, data, seed, options.rank))
@@ -276,7 +280,17 @@ def main() -> None:
 
 
 def report(rows: dict[str, Any], target: float, options: argparse.Namespace) -> None:
-    names = ("images", "layers", "C", "evolve", "search", "train", "networks", "seeds")
+    names = (
+        "images",
+        "resolution",
+        "layers",
+        "C",
+        "evolve",
+        "search",
+        "train",
+        "networks",
+        "seeds",
+    )
     result: dict[str, Any] = {name: getattr(options, name) for name in names}
     result["target_madds"] = target
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nasplug.nn.open_cells import OpenSupernet
     from nasplug_autospace.evolution import Bools, Floats
 
+TRIED = 10  # draws of a cell after which its fitness is its own
 REFERENCES = {"inverted-residual": "zzzdzz+6"}  # 1x1, depthwise 3x3, 1x1
 
 
@@ -199,8 +200,8 @@ class AutoSpace(Oneshot):
     # ---- the answer
 
     def ranked(self) -> Archs:
-        """(L, P): places by fitness, cells that were never drawn last."""
-        tried = np.where(self.drawn > 0, self.fitness, -np.inf)
+        """(L, P): places by fitness; cells whose fitness is still their parent's come last."""
+        tried = np.where(self.drawn >= TRIED, self.fitness, self.fitness - 1e6)
         return np.argsort(-tried, axis=1, kind="stable")
 
     def selected(self) -> Archs:
