@@ -7,9 +7,10 @@
 The last numbers are epochs, and networks per seed and space; images are made smaller. Per seed: a
 space evolves with the reference (and once more without it, and without compensation); networks of
 equal MAdds (+-5 %) are sampled from it and from the hand-made space and trained alike; ProxylessNAS
-by gradient (G) and by REINFORCE (RL) and SPOS (RS) search both, and what they find is trained alike.
-Validation and test accuracy are those of the trained networks; nothing is chosen by the latter. What
-is done is kept in FOLDER and not done again. Prints tables and, as its last line, one JSON object.
+by gradient (G) and by REINFORCE (RL) and SPOS (RS) search both, and what they find is trained
+alike. Validation and test accuracy are those of the trained networks; nothing is chosen by the
+latter. What is done is kept in FOLDER and not done again. Prints tables and, as its last line, one
+JSON object.
 """
 
 from __future__ import annotations
