@@ -134,7 +134,7 @@ def table(results: list[dict[str, Any]]) -> str:
             f"max {whole['max']:.4g}, diversity {whole['diversity']:.3f}\n",
             f"| method | {' | '.join(COLUMNS)} |",
             f"|{' --- |' * (len(COLUMNS) + 1)}",
-            *map(line, sorted(rows, key=lambda row: METHODS.index(row["method"]))),
+            *map(line, sorted(rows, key=lambda row: METHODS.index(row["method"].split()[0]))),
         ]
     return "\n".join(text).strip() + "\n"
 

@@ -43,16 +43,18 @@ class Predictor(ABC):
         values = np.asarray(values, dtype=np.float64)
         if len(values) < FEWEST:
             raise NasplugError(
-                f"a predictor learns from at least {FEWEST} scored archs, got {len(values)}"
+                f"a predictor learns from at least {FEWEST} scored archs, got {len(values)}; raise "
+                "the budget, or look why trials failed"
             )
         if not np.isfinite(values).all():
             raise NasplugError(
                 f"a predictor cannot learn from {(~np.isfinite(values)).sum()} of {len(values)} "
-                "values: they are not finite"
+                "values: they are not finite; leave those archs out"
             )
         if np.ptp(values) == 0:
             raise NasplugError(
-                f"a predictor has nothing to learn: all {len(values)} values are {values[0]:g}"
+                f"a predictor has nothing to learn: all {len(values)} values are {values[0]:g}; "
+                "look at what scores them"
             )
         self._fit(self._encode(archs), normal_scores(values))
         return self

@@ -89,6 +89,14 @@ def test_pruning_leaves_valid_archs(method):
     assert space.is_valid(left.sample(20, 0)).all()
 
 
+@pytest.mark.parametrize("method", ["shrink-top", "shrink-random"])
+def test_fewer_archs_than_asked_are_said_and_returned(method):
+    space = Space({"a": range(8), "b": range(8)})
+    with pytest.warns(UserWarning, match="64 distinct archs to rank instead of 300"):
+        left = shrink(method, space=space, evaluate=lambda arch: arch["a"]).subspace
+    assert left.size == 64
+
+
 def test_a_run_directory_gets_the_quality_of_the_space(tmp_path):
     shrink("shrink-padnas", out=tmp_path / "run")
     found = json.loads((tmp_path / "run" / "space.json").read_text())

@@ -41,6 +41,8 @@ class LISSNAS(Method):
 
     The first trials are a random sample, on which the predictor is fitted; the others are archs of
     the pockets, on which it is fitted again. The paper fits once, on a sample alone: initial=1.
+    It leaves open how many seeds there are (as many as fill `size`), how many neighbors each has
+    and when to fit again; the defaults are those that did best on the tables (see the README).
     """
 
     paper = "Gopal et al., LISSNAS: Locality-based Iterative Search Space Shrinkage, IJCAI 2023"
@@ -54,7 +56,7 @@ class LISSNAS(Method):
         "section 4.3) or rwa (as far as predicted scores are correlated)",
     )
     initial = Float(0.4, low=0.01, high=1.0, doc="share of the budget for the random sample")
-    rounds = Int(6, low=1, high=1000, doc="times to score archs of the pockets and fit again")
+    rounds = Int(12, low=1, high=1000, doc="times to score archs of the pockets and fit again")
     predictor = Source("xgboost", doc="xgboost, forest, mlp, or a fitted XGBoost model's file")
     neighbors = Choice(
         "near", choices=("near", "random", "none", "all"),
@@ -149,8 +151,8 @@ class LISSNAS(Method):
         for _ in range(TRIES):
             drawn = search.region.sample(max(n, DRAWN), search.rng)
             kept = np.concatenate([archs, drawn[search.allows(drawn)]])
-            archs = distinct(search.space, kept)
-            if len(archs) >= n:
+            before, archs = len(archs), distinct(search.space, kept)
+            if len(archs) >= n or 0 < before == len(archs):
                 return archs[:n]
         if not len(archs):
             raise NasplugError(

@@ -20,7 +20,7 @@ from nasplug.space import Archs, Space
 Scores = npt.NDArray[np.floating[Any]]
 Rows = npt.NDArray[np.intp]
 
-DRAWS = 6  # neighbors looked at for each one kept
+DRAWS = 3  # neighbors looked at for each one kept
 WORK = 20_000  # archs of a set while it is iterated; only the last one is larger, if wanted
 PLATEAU = 0.02  # a rise below this share of the first one is none
 

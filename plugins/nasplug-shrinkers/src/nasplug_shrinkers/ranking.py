@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from nasplug import ArchSet, Int, NasplugError, Search, Subspace
@@ -41,5 +43,10 @@ def best(search: Search, model: Predictor, archs: Archs, size: int) -> ArchSet:
     archs = distinct(search, archs)
     if not len(archs):
         raise NasplugError(f"no arch of {search.region.describe()} keeps to the constraints")
+    if len(archs) < size:
+        warnings.warn(
+            f"there are {len(archs):,} distinct archs to rank instead of {size:,}: all stay",
+            stacklevel=2,
+        )
     order = np.argsort(-model.predict(archs), kind="stable")[:size]
     return ArchSet(search.space, archs[order])
