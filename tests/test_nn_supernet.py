@@ -1,3 +1,4 @@
+import weakref
 from itertools import chain
 
 import numpy as np
@@ -132,6 +133,27 @@ def test_the_scale_of_a_batch_norm_is_the_weight_of_the_operation():
         gradients = [torch.autograd.grad(r, [weight, conv.weight]) for r in results]
         for a, b in zip((results[0], *gradients[0]), (results[1], *gradients[1]), strict=True):
             torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_a_scaled_batch_norm_is_the_same_in_every_layout(affine):
+    op = Op(torch.nn.ReLU(), torch.nn.BatchNorm2d(3, affine=affine))
+    x, scale = torch.randn(2, 3, 4, 4), torch.tensor(0.3)
+    last = op(x.to(memory_format=torch.channels_last), scale)
+    torch.testing.assert_close(last, 0.3 * op(x))
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_step_of_the_architecture_alone_frees_what_it_computed(name):
+    net = make(name)
+    seen = []
+    mixed_ops(net)[0].register_forward_hook(lambda op, x, y: seen.append(weakref.ref(x[0])))
+    mask = np.ones((len(net.decisions), len(net.ops)), bool)
+    weights = torch.full(mask.shape, 1 / mask.shape[1], requires_grad=True)
+    net.mix(weights, mask)
+    torch.autograd.grad(net(images()).sum(), weights)
+    assert len(seen) == 1
+    assert seen[0]() is None
 
 
 def test_partial_channels_pass_on_the_rest():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nasplug.errors import NasplugError
-from nasplug.nn.mixed import Bools, MixedOp, Op, Shared, Zero
+from nasplug.nn.mixed import Bools, MixedOp, Op, Shared, Zero, forget
 from nasplug.nn.supernet import Floats, Supernet
 from nasplug.space import Archs
 from nasplug.spaces import darts as space_of
@@ -125,6 +125,7 @@ class Cell(nn.Module):
             edges = [(str(first + j), node) for j, node in zip(range(target), nodes, strict=True)]
             terms = [self.edges[e](node) for e, node in edges if e in self.edges]
             nodes.append(reduce(torch.add, terms))
+        forget(nodes)
         return torch.cat(nodes[INPUTS:], dim=1)
 
 

@@ -25,7 +25,7 @@ class Op(nn.Sequential):
             x = layer(x)
         if scale is None:
             return norm(x)
-        # A copy, not a view of one number: batch norms of channels-last tensors read it as an array.
+        # A copy, not a view of one number: a channels-last batch norm reads it as an array.
         weight = scale.repeat(x.shape[1]) if norm.weight is None else scale * norm.weight
         bias = None if norm.bias is None else scale * norm.bias
         batch = norm.training or norm.running_mean is None
@@ -36,7 +36,8 @@ class Op(nn.Sequential):
 class Shared(nn.Module):
     """A layer without parameters, computed once for a tensor that many operations take.
 
-    A node's ReLU and pools serve all its edges; their outputs are kept on the tensor itself.
+    A node's ReLU and pools serve all its edges; their outputs are kept on the tensor itself, until
+    the cell that it is a node of calls `forget`.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -48,6 +49,16 @@ class Shared(nn.Module):
         if self.key not in kept:
             kept[self.key] = self.layer(x)
         return kept[self.key]
+
+
+def forget(nodes: Sequence[Tensor]) -> None:
+    """Drop what `Shared` layers keep on tensors.
+
+    The graph of a pool holds the tensor that was pooled, which holds the pool's output: neither
+    would ever be freed where no gradient goes through the pool.
+    """
+    for x in nodes:
+        x.__dict__.pop("kept", None)
 
 
 class Zero(nn.Module):

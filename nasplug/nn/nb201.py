@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nasplug.errors import NasplugError
-from nasplug.nn.mixed import Bools, MixedOp, Op, Shared, Zero
+from nasplug.nn.mixed import Bools, MixedOp, Op, Shared, Zero, forget
 from nasplug.nn.supernet import Floats, Supernet
 from nasplug.space import Archs
 from nasplug.spaces.nb201 import NB201, OPS
@@ -59,6 +59,7 @@ class Cell(nn.Module):
         nodes = [x]
         for _ in range(3):
             nodes.append(reduce(torch.add, [next(ops)(node) for node in nodes]))
+        forget(nodes)
         return nodes[-1]
 
 
