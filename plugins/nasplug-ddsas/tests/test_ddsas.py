@@ -109,6 +109,17 @@ def test_every_subspace_is_searched_for_m_steps_and_counted():
     assert len(selection.search.trials) == 4
 
 
+def test_subspaces_of_the_warmup_are_random_and_do_not_count():
+    _, method = run(budget=1, warmup=1, M=1)  # 3 steps
+    assert method.T == 0
+    assert not method.t.any()
+    assert not method.saliency.any()
+    assert method.Z.sum() == 12
+    _, method = run(budget=2, warmup=1, M=1)
+    assert method.T == 3
+    assert method.t.sum() == 3 * 12
+
+
 def test_the_same_seed_selects_the_same_arch():
     first, one = run()
     again, two = run()

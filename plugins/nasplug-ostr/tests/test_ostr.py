@@ -86,6 +86,15 @@ def test_the_search_stops_when_the_arch_stays():
     assert selection.search.stopped == "the arch has not changed for 2 epochs"
 
 
+def test_warmup_selects_by_magnitude_and_does_not_count_as_staying():
+    selection, method = run(budget=4, warmup=3, patience=2, optimizer="pc-darts", C=4)
+    archs = selection.search.trials.archs
+    assert len(archs) == 4
+    assert method.unchanged == 0
+    assert archs[0].any()  # not none on every edge, as where no gradient says anything
+    np.testing.assert_array_equal(archs[1:3], archs[[0, 0]])
+
+
 def test_the_same_seed_selects_the_same_arch():
     assert str(run()[0].best) == str(run()[0].best)
 

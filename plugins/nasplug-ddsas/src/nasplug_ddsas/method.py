@@ -80,14 +80,21 @@ class DDSAS(Oneshot):
         if self.step % self.M == 0 or not self.Z.any():
             p = self.zeta.detach().sigmoid().cpu().double().numpy()  # eq. 5
             confidence = ucb(p, self.T, self.t)  # line 3
+            if self.warming:  # as the authors' code begins: any subspace, and none counts
+                confidence = np.random.default_rng((self.seed, self.step)).random(p.shape)
             self.Z = sample(confidence, self.allowed, self.size, self.groups)  # line 4
-            self.t += self.Z  # line 5
-            self.T += 1  # line 6
+            if not self.warming:
+                self.t += self.Z  # line 5
+                self.T += 1  # line 6
         return self.net.region(self.Z)
 
     @hookimpl
     def propose(self, search: Search, subspace: Region) -> Region:
         return subspace
+
+    @property
+    def warming(self) -> bool:
+        return self.step < self.warmup * self.per_epoch
 
     def round_steps(self) -> int:
         return self.M - self.step % self.M
@@ -105,7 +112,7 @@ class DDSAS(Oneshot):
         return self.zeta.sigmoid() * q
 
     def learned(self) -> None:
-        if self.step % self.M == 0:  # lines 11-12
+        if self.T and self.step % self.M == 0:  # lines 11-12
             joint = self.joint().detach().cpu().double().numpy()
             self.saliency = saliency(self.saliency, self.t, self.Z, joint)
         if self.step % (self.period * self.per_epoch) == 0:

@@ -103,12 +103,13 @@ class OStrDarts(Oneshot):
         return {"criteria": {name: values.tolist() for name, values in four.items()}}
 
     def scores(self) -> Floats:
-        return self.criteria()[self.criterion]
+        """By the criterion; by magnitude in warm-up, when there is no gradient to go by."""
+        return self.criteria()[self.criterion if self.batches else "magnitude"]
 
     @hookimpl
     def update(self, search: Search, trials: Trials) -> None:
-        """Early stop, and what each criterion would have selected on this same supernet."""
-        if not len(trials):
+        """Early stop, in epochs that learned the architecture; the next one's sums start anew."""
+        if not len(trials) or not self.batches:
             return
         arch = trials.archs[0]
         same = self.last is not None and np.array_equal(self.last, arch)
@@ -144,8 +145,8 @@ class OStrDarts(Oneshot):
         save(file, size, lambda figure: draw_edges(edges, self.net.ops, quantities, figure))
 
     def memory(self) -> dict[str, Any]:
-        return {"unchanged": self.unchanged, "strength": self.strength}
+        return {"unchanged": self.unchanged, "last": self.last, "strength": self.strength}
 
     def remember(self, memory: dict[str, Any]) -> None:
-        self.unchanged, self.last = int(memory["unchanged"]), self.arch
+        self.unchanged, self.last = int(memory["unchanged"]), memory["last"]
         self.strength = memory["strength"]
