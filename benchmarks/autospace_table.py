@@ -33,7 +33,7 @@ import nasplug
 from nasplug.api import shrunk
 from nasplug.journal import RunDirectory, write_json
 from nasplug.nn.bilevel import BiLevel, Mixture
-from nasplug.nn.chain import Network
+from nasplug.nn.chain import Network, inverted_residual
 from nasplug.nn.data import Images, Stream, cifar10
 from nasplug.nn.mixed import MixedOp, batch_statistics, binary_gates, mix
 from nasplug.nn.training import fixed_threads, initialise, place, train
@@ -153,14 +153,15 @@ class Paths(nn.Module):
 
 
 def three(resolution: int) -> list[nn.Module]:
-    """Networks of one building block, 9, 3 and 0 of it, on one stem and one kind of head."""
-    size = f"layers=9,C=8,resolution={resolution}"
-    space = nasplug.space(f"manual-irb:{size}").for_data("cifar10")
-    block = 4  # kernel 3, expansion 6
-    needed = np.array([block * (not layer.residual) for layer in space.layers])
-    deep, middle = space.build(np.full(space.d, block)), space.build(needed)
-    skeleton = replace(space.skeleton, stages=((space.skeleton.stem, 1, 1),))
-    return [deep, middle, Network(skeleton, [None])]
+    """Networks of three, one and no inverted residuals on the same stem, best first."""
+    size = f"layers=3,C=8,resolution={resolution}"
+    skeleton = nasplug.space(f"manual-irb:{size}").for_data("cifar10").skeleton
+    found = []
+    for depth in (3, 1, 0):
+        shape = replace(skeleton, stages=skeleton.stages[:depth] or ((skeleton.stem, 1, 1),))
+        blocks = [inverted_residual(layer, 3, 6) if depth else None for layer in shape.layers()]
+        found.append(Network(shape, blocks))
+    return found
 
 
 def alone(net: nn.Module, data: Images, epochs: int) -> float:

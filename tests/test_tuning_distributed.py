@@ -293,15 +293,22 @@ def test_the_page_of_the_experiment(server, study, tmp_path):
         pytest.skip("needs Chromium: apt-get install chromium")
     number = server.get("experiments/get-by-name?experiment_name=nb201/toy")["experiment"]
     page = f"{server.uri}/#/experiments/{number['experiment_id']}/runs"
-    shown = subprocess.run(
-        [
-            browser, "--headless", "--no-sandbox", "--disable-gpu",
-            "--disable-background-networking", "--disable-quic", "--disable-sync", "--no-first-run",
-            "--disable-component-update", f"--user-data-dir={tmp_path}",
-            "--virtual-time-budget=60000", "--dump-dom", page,
-        ],
-        capture_output=True, text=True, timeout=PATIENCE, check=True,
-    )  # fmt: skip
+
+    def browse(*options):
+        return subprocess.run(
+            [
+                browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1600,900",
+                "--disable-background-networking", "--disable-quic", "--disable-sync",
+                "--no-first-run", "--disable-component-update", f"--user-data-dir={tmp_path}",
+                "--virtual-time-budget=60000", *options, page,
+            ],
+            capture_output=True, text=True, timeout=PATIENCE, check=True,
+        )  # fmt: skip
+
+    picture = tmp_path / "experiment.png"  # pytest keeps the folders of the last runs
+    browse(f"--screenshot={picture}")
+    assert picture.stat().st_size > 20_000
+    shown = browse("--dump-dom")
     assert study.study_name in shown.stdout
     assert "matching runs" in shown.stdout
 

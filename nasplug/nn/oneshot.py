@@ -55,7 +55,9 @@ class Oneshot(Method):
     reports is the accuracy that the problem's table states, which the search never sees.
     """
 
-    epochs = Int(50, low=1, high=100_000, doc="the search ends after them, or with its budget")
+    epochs = Int(
+        50, low=1, high=100_000, tunable=False, doc="the search ends after them, or with its budget"
+    )
     batch = Int(
         0,
         low=0,
@@ -77,7 +79,9 @@ class Oneshot(Method):
     )  # fmt: skip
     lr = Float(0.025, low=1e-5, high=10, log=True, doc="of the weights: SGD, cosine to 0.001")
     arch_lr = Float(3e-4, low=1e-6, high=10, log=True, doc="of the architecture: Adam")
-    warmup = Int(0, low=0, high=100_000, doc="first epochs, in which only the weights learn")
+    warmup = Int(
+        0, low=0, high=100_000, tunable=False, doc="first epochs, in which only the weights learn"
+    )
     threads = Int(1, low=1, high=1024, tunable=False, doc="of torch; the last bits depend on them")
     data = Source(None, doc="from Python: a torch Dataset or `Images` instead of the problem's")
 

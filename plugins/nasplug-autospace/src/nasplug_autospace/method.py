@@ -54,9 +54,13 @@ class AutoSpace(Oneshot):
     )
     distance = Int(2, low=0, high=6, doc="edges in which a cell may differ from it (eq. 2)")
     guided = Float(0.5, low=0, high=1, doc="share of the epochs in which the reference holds")
-    compensate = Bool(True, doc="scale the gradient of cells that are seldom drawn (eq. 4)")
+    compensate = Bool(
+        True, tunable=False, doc="scale the gradient of cells that are seldom drawn (eq. 4)"
+    )
     lr = Float(0.1, low=1e-5, high=10, log=True, doc="of the weights: SGD, cosine to 0.001")
-    warmup = Int(5, low=0, high=100_000, doc="first epochs, in which only the weights learn")
+    warmup = Int(
+        5, low=0, high=100_000, tunable=False, doc="first epochs, in which only the weights learn"
+    )
     madds = Float(
         2.0, low=0.1, high=1000, log=True,
         doc="limit of a cell (eq. 1), in multiply-adds of the inverted residual of expansion 6",

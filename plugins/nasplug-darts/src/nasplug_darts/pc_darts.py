@@ -25,7 +25,9 @@ class PCDarts(Oneshot):
     K = Int(4, low=2, high=64, doc="1/K of the channels pass the operations")
     lr = Float(0.1, low=1e-5, high=10, log=True, doc="of the weights: SGD, cosine to 0.001")
     arch_lr = Float(6e-4, low=1e-6, high=10, log=True, doc="of the architecture: Adam")
-    warmup = Int(15, low=0, high=100_000, doc="first epochs, in which only the weights learn")
+    warmup = Int(
+        15, low=0, high=100_000, tunable=False, doc="first epochs, in which only the weights learn"
+    )
 
     @property
     def partial(self) -> int:

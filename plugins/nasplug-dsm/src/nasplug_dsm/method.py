@@ -56,10 +56,21 @@ class DSM(Method):
     clip_center = Float(1.5, low=0.0, high=100.0, doc="tanh clip of the center's logits; 0: none")
     clip_edit = Float(0.6, low=0.0, high=100.0, doc="tanh clip of the edits' logits; 0: none")
     decay = Float(0.95, low=0.0, high=1.0, doc="of the moving-average baseline")
-    absolute = Bool(False, doc="ablation: the reward is R(β) instead of the improvement R(β|α)")
-    graph = Bool(True, doc="a graph network over the subspaces; false: two layers on each alone")
-    fixed = Bool(False, doc="ablation: better children do not become centers")
-    policy = Choice("learned", choices=("learned", "random"), doc="random: any edit of any center")
+    absolute = Bool(
+        False, tunable=False, doc="ablation: the reward is R(β) instead of the improvement R(β|α)"
+    )
+    graph = Bool(
+        True,
+        tunable=False,
+        doc="a graph network over the subspaces; false: two layers on each alone",
+    )
+    fixed = Bool(False, tunable=False, doc="ablation: better children do not become centers")
+    policy = Choice(
+        "learned",
+        choices=("learned", "random"),
+        tunable=False,
+        doc="random: any edit of any center",
+    )
     init = Source(
         None,
         doc="first centers (DSM-NAS+): archs, a file with one per line, or the run directory "
