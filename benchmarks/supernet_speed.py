@@ -3,7 +3,7 @@
     python benchmarks/supernet_speed.py [--steps 5] [--threads 2] [--batch 16]
 
 A step is forward, backward, clipping and SGD of the weights, in subspaces of L operations a cell,
-drawn as DDSAS draws them, channels last as in a search. Memory is that of a process of its own.
+drawn as DDSAS draws them. Memory is that of a process of its own.
 The reference times are those of the authors' code on this task (2 threads, quiet machine). Prints
 a table and, as its last line, one JSON object.
 """
@@ -33,7 +33,7 @@ class Steps:
     """Weight steps in a fresh subspace each."""
 
     def __init__(self, batch: int) -> None:
-        self.net = initialise(Darts().supernet, 0).to(memory_format=torch.channels_last)
+        self.net = initialise(Darts().supernet, 0)
         self.shape = len(self.net.decisions), len(self.net.ops)
         self.rng = np.random.default_rng(0)
         self.mask = np.ones(self.shape, bool)
