@@ -71,7 +71,7 @@ def test_a_collapse_is_logged_and_tracked(caplog):
     idle = Mask(space, {name: ["none", "skip_connect"] for name in space.names})
     with caplog.at_level(logging.WARNING, "nasplug"):
         selection, _ = run(Darts, within=idle)
-    assert "epoch 1: collapse, 100% of edges are none or skip_connect" in caplog.text
+    assert "epoch 1: collapse, 100% of the operations do nothing" in caplog.text
     np.testing.assert_array_equal(selection.search.trials.metrics["idle_share"], 1)
 
 
