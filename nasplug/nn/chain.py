@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from nasplug.errors import NasplugError
+from nasplug.nn.data import Images
+from nasplug.nn.macro import ConvBN
 from nasplug.nn.mixed import Bools, MixedOp, Op, Zero
 from nasplug.nn.supernet import Floats, Supernet
 from nasplug.space import Archs
@@ -16,17 +18,14 @@ from nasplug.spaces.skeleton import Layer, Skeleton, SkeletonSpace
 from nasplug.subspace import Layered, Mask, Region
 
 
-class ConvBNReLU(nn.Sequential):
+class ConvBNReLU(ConvBN):
     """(b, c_in, h, w) -> (b, c_out, h/s, w/s)."""
 
     def __init__(
         self, c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1
     ) -> None:
-        super().__init__(
-            nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False),
-            nn.BatchNorm2d(c_out),
-            nn.ReLU(),
-        )
+        super().__init__(c_in, c_out, kernel, stride, groups)
+        self.append(nn.ReLU())
 
 
 def project(c_in: int, c_out: int) -> Op:
@@ -157,6 +156,13 @@ class ChainSupernet(LayeredSupernet):
         self.hold(layers)
 
 
+def skeleton_for(space: SkeletonSpace, images: Images) -> Skeleton:
+    """The space's skeleton for images of this resolution, with these channels and classes."""
+    return space.skeleton.resized(
+        resolution=images.resolution, channels=images.in_channels, classes=images.num_classes
+    )
+
+
 def layers_of(region: Region) -> Layered:
     """A region as choices of each layer; NasplugError if it has none."""
     if isinstance(region, SkeletonSpace):
@@ -166,8 +172,8 @@ def layers_of(region: Region) -> Layered:
     if isinstance(region, Layered) and isinstance(region.space, SkeletonSpace):
         return region
     raise NasplugError(
-        f"paths are searched in spaces of layers (manual-irb, or what autospace has evolved), "
-        f"not in {region.describe()}"
+        f"paths are searched in spaces of layers (manual-irb, or a layered one that another "
+        f"search has ended with), not in {region.describe()}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import reduce
 
 import numpy as np
@@ -61,21 +62,17 @@ def stride_of(edge: int, layer: Layer) -> int:
 
 
 class Cell(nn.Module):
-    """(b, c_in, h, w) -> (b, c_out, h/s, w/s): one open cell that computes something."""
+    """(b, c_in, h, w) -> (b, c_out, h/s, w/s): one open cell that computes something.
 
-    def __init__(self, layer: Layer, cell: Archs) -> None:
+    edges: {number of the edge in `EDGES`: its operation}, those that are live.
+    """
+
+    def __init__(
+        self, expand: nn.Module, edges: Mapping[str, nn.Module], last: nn.Module, aggregation: int
+    ) -> None:
         super().__init__()
-        *ops, aggregation, expansion = cell.tolist()
-        hidden = EXPANSIONS[expansion] * layer.c_in
+        self.expand, self.edges, self.project = expand, nn.ModuleDict(edges), last
         self.aggregation = aggregation
-        self.expand: nn.Module = ConvBNReLU(layer.c_in, hidden, 1)
-        self.edges = nn.ModuleDict(
-            {
-                str(e): operation(ops[e], hidden, stride_of(e, layer))
-                for e in np.flatnonzero(live(cell)).tolist()
-            }
-        )
-        self.project: nn.Module = project(hidden, layer.c_out)
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         nodes: list[Tensor | None] = [self.expand(x), None, None, None]
@@ -87,6 +84,18 @@ class Cell(nn.Module):
             ]
             nodes[target] = aggregate(terms, self.aggregation) if terms else None
         return self.project(nodes[3], scale)
+
+
+def fresh(layer: Layer, cell: Archs) -> Cell:
+    """A cell with weights of its own."""
+    *ops, aggregation, expansion = cell.tolist()
+    hidden = EXPANSIONS[expansion] * layer.c_in
+    expand = ConvBNReLU(layer.c_in, hidden, 1)
+    edges = {
+        str(e): operation(ops[e], hidden, stride_of(e, layer))
+        for e in np.flatnonzero(live(cell)).tolist()
+    }
+    return Cell(expand, edges, project(hidden, layer.c_out), aggregation)
 
 
 class Bank(nn.Module):
@@ -116,17 +125,12 @@ class Bank(nn.Module):
     def cell(self, cell: Archs) -> Cell:
         """A cell on these weights, the modules themselves and not copies."""
         *ops, aggregation, expansion = cell.tolist()
-        made = Cell.__new__(Cell)
-        nn.Module.__init__(made)
-        made.aggregation = aggregation
-        made.expand, made.project = self.expand[str(expansion)], self.project[str(expansion)]
-        made.edges = nn.ModuleDict(
-            {
-                str(e): self.operations[f"{expansion},{e},{ops[e]}"]
-                for e in np.flatnonzero(live(cell)).tolist()
-            }
-        )
-        return made
+        edges = {
+            str(e): self.operations[f"{expansion},{e},{ops[e]}"]
+            for e in np.flatnonzero(live(cell)).tolist()
+        }
+        k = str(expansion)
+        return Cell(self.expand[k], edges, self.project[k], aggregation)
 
 
 class OpenSupernet(LayeredSupernet):

@@ -108,10 +108,10 @@ class OpenCells(SkeletonSpace):
         return np.reshape(projections, (L, E, 2)), np.reshape(operations, (L, E, len(OPS), 2))
 
     def layer(self, i: int, choice: npt.ArrayLike) -> torch.nn.Module | None:
-        from nasplug.nn.open_cells import Cell
+        from nasplug.nn.open_cells import fresh
 
         cell = np.asarray(choice)
-        return Cell(self.layers[i], cell) if live(cell).any() else None
+        return fresh(self.layers[i], cell) if live(cell).any() else None
 
     def layer_str(self, choice: npt.ArrayLike) -> str:
         *ops, aggregation, expansion = np.asarray(choice).tolist()

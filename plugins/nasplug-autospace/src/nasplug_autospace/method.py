@@ -69,6 +69,7 @@ class AutoSpace(Oneshot):
     net: OpenSupernet
 
     def make_supernet(self, search: Search) -> OpenSupernet:
+        from nasplug.nn.chain import skeleton_for
         from nasplug.nn.open_cells import OpenSupernet
         from nasplug.nn.training import initialise, place
 
@@ -91,10 +92,7 @@ class AutoSpace(Oneshot):
         self.born = np.zeros(self.fitness.shape, np.int64)  # the step that made a cell
         self.drawn = np.zeros(self.fitness.shape, np.int64)  # steps in which the gates drew it
         self.held = np.zeros((len(layers), self.K), np.int64)  # the K in the supernet
-        skeleton = space.skeleton.resized(
-            resolution=self.images.resolution, channels=self.images.in_channels,
-            classes=self.images.num_classes,
-        )  # fmt: skip
+        skeleton = skeleton_for(space, self.images)
         affordable = _affordable(space, limit)
         net = initialise(lambda: OpenSupernet(space, skeleton, affordable), self.seed)
         net.hold(self._layered(self.held + np.arange(self.K)))

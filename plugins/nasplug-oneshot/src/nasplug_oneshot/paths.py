@@ -19,13 +19,11 @@ Floats = npt.NDArray[np.float64]
 
 def chain_supernet(search: Search, images: Images, seed: int) -> ChainSupernet:
     """Every choice of every layer of the region, freshly initialised, where the images are."""
-    from nasplug.nn.chain import ChainSupernet, layers_of
+    from nasplug.nn.chain import ChainSupernet, layers_of, skeleton_for
     from nasplug.nn.training import initialise, place
 
     layers = layers_of(search.region)
-    skeleton = layers.space.skeleton.resized(  # type: ignore[attr-defined]  # layers_of sees to it
-        resolution=images.resolution, channels=images.in_channels, classes=images.num_classes
-    )
+    skeleton = skeleton_for(layers.space, images)  # type: ignore[arg-type]  # layers_of sees to it
     return place(initialise(lambda: ChainSupernet(layers, skeleton), seed), images.mean.device)
 
 
