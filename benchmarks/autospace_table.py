@@ -6,11 +6,11 @@
 
 The last numbers are epochs, and networks per seed and space; images are made smaller. Per seed: a
 space evolves with the reference (and once more without it, and without compensation); networks of
-equal MAdds (+-5 %) are sampled from it and from the hand-made space and trained alike; ProxylessNAS
-by gradient (G) and by REINFORCE (RL) and SPOS (RS) search both, and what they find is trained
-alike. Validation and test accuracy are those of the trained networks; nothing is chosen by the
-latter. What is done is kept in FOLDER and not done again. Prints tables and, as its last line, one
-JSON object.
+equal MAdds (+-5 %) are sampled from it, from the hand-made space and from open cells at random
+within the limit (eq. 1), and trained alike; ProxylessNAS by gradient (G) and by REINFORCE (RL) and
+SPOS (RS) search both, and what they find is trained alike. Validation and test accuracy are those
+of the trained networks; nothing is chosen by the latter. What is done is kept in FOLDER and not
+done again. Prints tables and, as its last line, one JSON object.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ from nasplug.nn.data import Images, Stream, cifar10
 from nasplug.nn.mixed import MixedOp, batch_statistics, binary_gates, mix
 from nasplug.nn.training import fixed_threads, initialise, place, train
 from nasplug.plugins import registry
+from nasplug.spaces.open_cells import OpenCells
+from nasplug.subspace import Layered
+from nasplug_autospace.evolution import Rules
+from nasplug_autospace.method import REFERENCES
 
 TOLERANCE = 0.05
 PERIOD = 40  # steps between two generations
@@ -45,6 +49,7 @@ LR = 0.1  # of the weights of a supernet; 0.025 is for longer training
 QUERIES = 60  # archs that SPOS's evolution scores
 WARMUP = 4  # epochs in which the three networks are only trained
 WHERE = ("manual", "learned")
+CONTROL = "unselected"
 ALGORITHMS = {
     "G": ("proxyless", {"algorithm": "gradient"}),
     "RL": ("proxyless", {"algorithm": "reinforce", "arch_lr": 0.01}),
@@ -119,6 +124,17 @@ def alike(region: Any, target: float, n: int, seed: int) -> np.ndarray:
     if near.sum() < n:
         raise SystemExit(f"{region.describe()}: {near.sum()} of 20,000 archs near {target:.3g}")
     return archs[near][:n]
+
+
+def unselected(space: OpenCells, seed: int) -> Layered:
+    """In each layer, random cells of the multiply-adds that AutoSpace allows by default."""
+    layers = np.arange(len(space.layers))
+    block = space.layer_from_str(REFERENCES["inverted-residual"])
+    cost = space.cell_costs(np.tile(block, (len(layers), 1)), layers)[:, 1]
+    limit = registry().get("method", "autospace").declared()["madds"].default * cost
+    rng = np.random.default_rng(seed)
+    cells = Rules(space, limit, None, 0).first(200, rng)
+    return Layered(space, [np.unique(rows, axis=0) for rows in cells])
 
 
 def interval(a: np.ndarray, b: np.ndarray) -> list[float]:
@@ -237,9 +253,9 @@ def main() -> None:
         )  # fmt: skip
 
     def region(where: str, seed: int) -> nasplug.Space | nasplug.Subspace:
-        if where == "manual":
-            return manual
-        return shrunk(cells, evolved("reference", seed))
+        if where == "learned":
+            return shrunk(cells, evolved("reference", seed))
+        return manual if where == "manual" else unselected(cells, seed)
 
     def train_one(space: nasplug.Space, arch: np.ndarray, seed: int) -> list[float]:
         return trained(space, arch, data, options.train, seed)
@@ -253,12 +269,12 @@ def main() -> None:
         for seed in seeds:
             evolved("reference", seed)
     for seed in seeds:
+        for where in (*WHERE, CONTROL) if "sample" in parts else ():
+            inside = region(where, seed)
+            for i, arch in enumerate(alike(inside, target, options.networks, seed)):
+                work = partial(train_one, getattr(inside, "space", inside), arch, seed)
+                done(f"sample/{where}/{seed}/{i}", work)
         for where in WHERE:
-            if "sample" in parts:
-                inside = region(where, seed)
-                for i, arch in enumerate(alike(inside, target, options.networks, seed)):
-                    work = partial(train_one, getattr(inside, "space", manual), arch, seed)
-                    done(f"sample/{where}/{seed}/{i}", work)
             for name, (method, settings) in ALGORITHMS.items() if "search" in parts else ():
                 learned = {"within": evolved("reference", seed)}
                 out = run(
@@ -303,7 +319,7 @@ def report(rows: dict[str, Any], target: float, options: argparse.Namespace) -> 
 
     print("\n| networks of equal MAdds | MAdds | val_acc | test_acc | best test_acc |")
     print("| --- | --- | --- | --- | --- |")
-    sampled = {where: table("sample", where) for where in ("manual", "learned")}
+    sampled = {where: table("sample", where) for where in (*WHERE, CONTROL)}
     for where, x in sampled.items():
         if len(x):
             m = x.mean((0, 1))
@@ -311,11 +327,12 @@ def report(rows: dict[str, Any], target: float, options: argparse.Namespace) -> 
             words = f"{m[1]:.2f} | {m[2]:.2f} ± {spread:.2f} | {best:.2f}"
             print(f"| {where} | {m[0] / 1e6:.3f}M | {words} |")
             result[f"sample/{where}"] = [round(float(v), 3) for v in m]
-    n = min(map(len, sampled.values()))
-    if n:
-        a, b = (sampled[w][:n, :, 2] for w in ("learned", "manual"))
-        result["sample/difference"] = [round(float(a.mean() - b.mean()), 2), interval(a, b)]
-        print(f"learned - manual: {result['sample/difference']}")
+    for where in ("manual", CONTROL):
+        if n := min(len(sampled["learned"]), len(sampled[where])):
+            a, b = (sampled[w][:n, :, 2] for w in ("learned", where))
+            found = [round(float(a.mean() - b.mean()), 2), interval(a, b)]
+            result[f"sample/learned - {where}"] = found
+            print(f"learned - {where}: {found}")
 
     print("\n| search | manual: MAdds, test_acc | learned: MAdds, test_acc | difference |")
     print("| --- | --- | --- | --- |")

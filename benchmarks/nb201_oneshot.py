@@ -1,8 +1,8 @@
 """NB201 cells found on real CIFAR-10 by one supernet: the four criteria of OStr-DARTS, and DDSAS.
 
-    NASPLUG_DATA=... python benchmarks/nb201_oneshot.py [--seeds 3] [--epochs 50] [--C 8]
-                     [--layers 1] [--batch 64] [--images 25000] [--warmup 0] [--out FOLDER]
-                     [--threads 2]
+    NASPLUG_DATA=... python benchmarks/nb201_oneshot.py [--seeds 3] [--epochs 50]
+        [--ddsas-epochs 50] [--warmup 0] [--C 8] [--layers 1] [--batch 64] [--images 25000]
+        [--threads 2] [--out FOLDER]
 
 After every epoch: the tabulated 200-epoch test accuracy of the selected cell (never used by a
 search), and per criterion the Spearman correlation, edge by edge, between its values and the
@@ -10,7 +10,8 @@ tabulated accuracy of the cells that differ from the selected one on that edge a
 size is --C 16 --layers 5 on a GPU; --images takes the first of the 25,000 training and of the
 25,000 validation images. A search of fewer steps than the papers' 50 epochs raises Adam's rate for
 the architecture and lowers DDSAS's M by as much, so that parameters can move as far and as many
-subspaces are seen; --warmup is DDSAS's. Runs are kept in FOLDER and continued where they were.
+subspaces are seen. --warmup is of DDSAS, whose steps cost half of those of a whole supernet. Runs
+are kept in FOLDER and continued where they were.
 Prints tables and, as its last line, one JSON object.
 """
 
@@ -77,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--ddsas-epochs", type=int, default=50)
     parser.add_argument("--C", type=int, default=8)
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--batch", type=int, default=64)
@@ -90,25 +92,29 @@ def main() -> None:
     data = replace(
         data, train=(data.train[0][:n], data.train[1][:n]), val=(data.val[0][:n], data.val[1][:n])
     )
-    shrunk = max(1.0, PAPER["steps"] / (options.epochs * (n // options.batch)))
-    names = ("epochs", "C", "layers", "batch", "threads")
-    settings = {name: getattr(options, name) for name in names}
-    settings["arch_lr"] = PAPER["arch_lr"] * shrunk
-    sampling = {"M": max(1, round(PAPER["M"] / shrunk)), "warmup": options.warmup}
+
+    def settings(epochs: int) -> tuple[float, dict[str, Any]]:
+        shrunk = max(1.0, PAPER["steps"] / (epochs * (n // options.batch)))
+        sizes = {name: getattr(options, name) for name in ("C", "layers", "batch", "threads")}
+        return shrunk, {**sizes, "epochs": epochs, "arch_lr": PAPER["arch_lr"] * shrunk}
+
+    _, ostr = settings(options.epochs)
+    shrunk, ddsas = settings(options.ddsas_epochs)
+    ddsas |= {"M": max(1, round(PAPER["M"] / shrunk)), "warmup": options.warmup}
 
     selected: dict[str, list[list[int]]] = {name: [] for name in (*CRITERIA, "ddsas")}
     ranks: dict[str, list[list[list[float]]]] = {name: [] for name in CRITERIA}
     for seed in range(options.seeds):
-        epochs = run("ostr-darts", seed, options.out / f"ostr-{seed}", data, settings)
+        epochs = run("ostr-darts", seed, options.out / f"ostr-{seed}", data, ostr)
         for name in CRITERIA:
             values = [np.array(epoch["notes"]["criteria"][name]) for epoch in epochs]
             selected[name].append([int(SPACE.index(v.argmax(1))) for v in values])
             ranks[name].append([edge_correlations(v, accuracy["cifar10"]) for v in values])
-        epochs = run("ddsas", seed, options.out / f"ddsas-{seed}", data, settings | sampling)
+        epochs = run("ddsas", seed, options.out / f"ddsas-{seed}", data, ddsas)
         archs = [np.frombuffer(epoch["arch"], SPACE.dtype) for epoch in epochs]
         selected["ddsas"].append([int(SPACE.index(arch)) for arch in archs])
 
-    result: dict[str, Any] = {**settings, **sampling, "images": n, "seeds": options.seeds}
+    result: dict[str, Any] = {"images": n, "seeds": options.seeds}
     print("| method | CIFAR-10 | CIFAR-100 | per epoch, mean of seeds | cell, seed 0 |")
     print("| --- | --- | --- | --- | --- |")
     for name, cells in selected.items():
@@ -118,6 +124,7 @@ def main() -> None:
         cell = SPACE.to_str(SPACE.from_index([cells[0][-1]])[0])
         print(f"| {name} | {shown[0]} | {shown[1]} | {path} | `{cell}` |")
         result[name] = {
+            "settings": ddsas if name == "ddsas" else ostr,
             "cifar10": np.round(of["cifar10"], 2).tolist(),
             "cifar100": np.round(of["cifar100"][:, -1], 2).tolist(),
             "cells": [SPACE.to_str(SPACE.from_index([seed[-1]])[0]) for seed in cells],

@@ -4,8 +4,10 @@
 
 A step is forward, backward, clipping and SGD of the weights, in subspaces of L operations a cell,
 drawn as DDSAS draws them. Memory is that of a process of its own.
-The reference times are those of the authors' code on this task (2 threads, quiet machine). Prints
-a table and, as its last line, one JSON object.
+The plain supernet beside it is what DARTS's and DDSAS's published code computes: every operation by
+itself, with its own ReLU and pool, then multiplied by its weight; torch's own gradients. The
+authors' times are those of their code, on another machine. Prints a table and, as its last line,
+one JSON object.
 """
 
 from __future__ import annotations
@@ -19,8 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from nasplug.nn.bilevel import BiLevel, Mixture
+from nasplug.nn.convolution import Depthwise
+from nasplug.nn.mixed import Op, Shared
 from nasplug.nn.training import initialise
 from nasplug.spaces.darts import Darts
 from nasplug_ddsas.method import sample, ucb
@@ -29,11 +34,26 @@ SIZES = (15, 28, 42, 56, 84, 112)
 AUTHORS = {28: (0.763, 1.49), 112: (2.714, 3.17)}  # seconds, GB
 
 
+def plain(module: nn.Module) -> nn.Module:
+    """The same without what our supernet does better; it shares its weights."""
+    if isinstance(module, Shared):
+        return module.layer
+    if isinstance(module, Op):
+        module = nn.Sequential(*module)
+    if isinstance(module, Depthwise):
+        module.slow = False
+    for name, child in list(module.named_children()):
+        setattr(module, name, plain(child))
+    return module
+
+
 class Steps:
     """Weight steps in a fresh subspace each."""
 
-    def __init__(self, batch: int) -> None:
+    def __init__(self, batch: int, as_published: bool = False) -> None:
         self.net = initialise(Darts().supernet, 0)
+        if as_published:
+            self.net = plain(self.net)
         self.shape = len(self.net.decisions), len(self.net.ops)
         self.rng = np.random.default_rng(0)
         self.mask = np.ones(self.shape, bool)
@@ -114,17 +134,23 @@ def main() -> None:
         status = Path("/proc/self/status").read_text()
         print(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9)
         return
-    steps.time(112)
+    published = Steps(options.batch, as_published=True)
+    steps.time(112), published.time(112)
     # Sizes in turn, so that whatever else the machine does meets them all alike.
-    measured = np.array([[steps.time(L) for L in SIZES] for _ in range(options.steps)])
+    measured, beside = [], []
+    for _ in range(options.steps):
+        measured.append([steps.time(L) for L in SIZES])
+        beside.append([published.time(L) for L in AUTHORS])
     wall, processor = np.median(measured, axis=0).T
+    plain_wall = dict(zip(AUTHORS, np.median(beside, axis=0)[:, 0].tolist(), strict=True))
     memory = {L: peak(L, options.threads, options.batch) for L in AUTHORS}
 
-    print(f"{'L':>4} {'s/step':>8} {'CPU s':>8} {'/L=112':>7}   authors")
+    print(f"{'L':>4} {'s/step':>8} {'CPU s':>8} {'/L=112':>7} {'plain':>8}   authors")
     for i, L in enumerate(SIZES):
         known = f"{AUTHORS[L][0]:.3f} s, {AUTHORS[L][1]} GB" if L in AUTHORS else ""
-        ratio = processor[i] / processor[-1]
-        print(f"{L:4} {wall[i]:8.3f} {processor[i]:8.3f} {ratio:7.3f}   {known}")
+        beside_it = f"{plain_wall[L]:8.3f}" if L in AUTHORS else " " * 8
+        share = processor[i] / processor[-1]
+        print(f"{L:4} {wall[i]:8.3f} {processor[i]:8.3f} {share:7.3f} {beside_it}   {known}")
     sizes = np.array(SIZES)
     r2 = float(np.corrcoef(sizes, processor)[0, 1] ** 2)
     small = SIZES.index(28)
@@ -135,9 +161,8 @@ def main() -> None:
         "memory_gb": {str(L): round(gb, 2) for L, gb in memory.items()},
         "memory_ratio": round(memory[28] / memory[112], 3),
         "seconds": {"28": round(float(wall[small]), 3), "112": round(float(wall[-1]), 3)},
-        "authors_ratio": {
-            "28": round(float(wall[small] / AUTHORS[28][0]), 3),
-            "112": round(float(wall[-1] / AUTHORS[112][0]), 3),
+        "of_plain": {
+            str(L): round(float(wall[SIZES.index(L)] / plain_wall[L]), 3) for L in AUTHORS
         },
         "linear_r2": round(r2, 4),
         "sampling_ms": round(sampling(), 4),

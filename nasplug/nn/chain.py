@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nasplug.errors import NasplugError
+from nasplug.nn.convolution import Pointwise
 from nasplug.nn.data import Images
 from nasplug.nn.macro import ConvBN
 from nasplug.nn.mixed import Bools, MixedOp, Op, Zero
@@ -22,15 +23,15 @@ class ConvBNReLU(ConvBN):
     """(b, c_in, h, w) -> (b, c_out, h/s, w/s)."""
 
     def __init__(
-        self, c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1
+        self, c_in: int, c_out: int, kernel: int, stride: int = 1, depthwise: bool = False
     ) -> None:
-        super().__init__(c_in, c_out, kernel, stride, groups)
+        super().__init__(c_in, c_out, kernel, stride, depthwise)
         self.append(nn.ReLU())
 
 
 def project(c_in: int, c_out: int) -> Op:
     """(b, c_in, h, w) -> (b, c_out, h, w): a linear 1x1 convolution and batch norm."""
-    return Op(nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out))
+    return Op(Pointwise(c_in, c_out), nn.BatchNorm2d(c_out))
 
 
 def inverted_residual(layer: Layer, kernel: int, expansion: int) -> Op:
@@ -41,7 +42,7 @@ def inverted_residual(layer: Layer, kernel: int, expansion: int) -> Op:
     hidden = expansion * layer.c_in
     return Op(
         ConvBNReLU(layer.c_in, hidden, 1),
-        ConvBNReLU(hidden, hidden, kernel, layer.stride, groups=hidden),
+        ConvBNReLU(hidden, hidden, kernel, layer.stride, depthwise=True),
         *project(hidden, layer.c_out),
     )
 

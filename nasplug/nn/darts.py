@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nasplug.errors import NasplugError
+from nasplug.nn.convolution import Depthwise, Pointwise
 from nasplug.nn.mixed import Bools, MixedOp, Op, Shared, Zero, forget
 from nasplug.nn.supernet import Floats, Supernet
 from nasplug.space import Archs
@@ -31,7 +32,7 @@ class ReLUConvBN(Op):
     def __init__(self, c_in: int, c_out: int, affine: bool) -> None:
         super().__init__(
             Shared(nn.ReLU()),
-            nn.Conv2d(c_in, c_out, 1, bias=False),
+            Pointwise(c_in, c_out),
             nn.BatchNorm2d(c_out, affine=affine),
         )
 
@@ -57,11 +58,10 @@ def halving(c_in: int, c_out: int, affine: bool) -> Op:
 
 def separable(c: int, kernel: int, stride: int, dilation: int, affine: bool) -> list[nn.Module]:
     """ReLU, depthwise and 1x1 convolution, batch norm."""
-    padding = dilation * (kernel // 2)
     return [
         Shared(nn.ReLU()),
-        nn.Conv2d(c, c, kernel, stride, padding, dilation, groups=c, bias=False),
-        nn.Conv2d(c, c, 1, bias=False),
+        Depthwise(c, kernel, stride, dilation),
+        Pointwise(c, c),
         nn.BatchNorm2d(c, affine=affine),
     ]
 

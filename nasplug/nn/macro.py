@@ -6,19 +6,25 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from nasplug.nn.convolution import Depthwise, convolution
 from nasplug.spaces.macro import EXPANSION, HEAD, KERNEL, STEM, layers
 
 
 class ConvBN(nn.Sequential):
-    """A bias-free convolution and batch norm: (b, c_in, h, w) -> (b, c_out, h/s, w/s)."""
+    """A bias-free convolution and batch norm: (b, c_in, h, w) -> (b, c_out, h/s, w/s).
+
+    depthwise: each channel by itself, c_in = c_out.
+    """
 
     def __init__(
-        self, c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1
+        self, c_in: int, c_out: int, kernel: int, stride: int = 1, depthwise: bool = False
     ) -> None:
-        super().__init__(
-            nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False),
-            nn.BatchNorm2d(c_out),
+        conv = (
+            Depthwise(c_out, kernel, stride)
+            if depthwise
+            else convolution(c_in, c_out, kernel, stride)
         )
+        super().__init__(conv, nn.BatchNorm2d(c_out))
 
 
 class InvertedResidual(nn.Module):
@@ -34,7 +40,7 @@ class InvertedResidual(nn.Module):
         self.body = nn.Sequential(
             ConvBN(c_in, hidden, kernel=1),
             nn.ReLU(inplace=True),
-            ConvBN(hidden, hidden, kernel, stride, groups=hidden),
+            ConvBN(hidden, hidden, kernel, stride, depthwise=True),
             nn.ReLU(inplace=True),
             ConvBN(hidden, c_out, kernel=1),
         )

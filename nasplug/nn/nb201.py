@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nasplug.errors import NasplugError
+from nasplug.nn.convolution import convolution
 from nasplug.nn.mixed import Bools, MixedOp, Op, Shared, Zero, forget
 from nasplug.nn.supernet import Floats, Supernet
 from nasplug.space import Archs
@@ -27,7 +28,7 @@ class ReLUConvBN(Op):
     ) -> None:
         super().__init__(
             Shared(nn.ReLU()),
-            nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=False),
+            convolution(c_in, c_out, kernel, stride),
             nn.BatchNorm2d(c_out, affine=affine),
         )
 

@@ -43,7 +43,7 @@ def operation(op: int, hidden: int, stride: int) -> nn.Module:
         case "conv_3x3":
             return ConvBNReLU(hidden, hidden, 3, stride)
         case _:
-            return ConvBNReLU(hidden, hidden, 3, stride, groups=hidden)
+            return ConvBNReLU(hidden, hidden, 3, stride, depthwise=True)
 
 
 def aggregate(terms: list[Tensor], how: int) -> Tensor:

@@ -1,0 +1,98 @@
+"""Convolutions that are fast on a CPU too; on a GPU they are torch's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+TINY = 16  # pixels
+
+
+def convolution(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """(b, c_in, h, w) -> (b, c_out, h/stride, w/stride): "same" padding, no bias."""
+    if kernel == stride == 1:
+        return Pointwise(c_in, c_out)
+    return nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
+
+
+class Pointwise(nn.Conv2d):
+    """(b, c_in, h, w) -> (b, c_out, h, w): a 1x1 convolution without bias.
+
+    As a matrix product per image; oneDNN reorders images of few channels before and after it,
+    which takes longer than the product, unless images are tiny.
+    """
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x[0, 0].numel() < TINY:
+            return super().forward(x)
+        weight = self.weight.flatten(1).expand(len(x), -1, -1)
+        return torch.bmm(weight, x.flatten(2)).view(len(x), -1, *x.shape[2:])
+
+
+class Depthwise(nn.Conv2d):
+    """(b, c, h, w) -> (b, c, h/stride, w/stride): each channel by itself, "same" padding, no bias.
+
+    oneDNN has no good backward pass for kernels beyond 3x3 or dilated ones: it takes up to 20
+    times as long as the forward pass, and is most of what DARTS's operations cost on a CPU.
+    `Same` does it by a convolution and a matrix product.
+    """
+
+    def __init__(self, c: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
+        padding = dilation * (kernel // 2)
+        super().__init__(c, c, kernel, stride, padding, dilation, groups=c, bias=False)
+        self.slow = stride == 1 and (kernel > 3 or dilation > 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.slow and x.device.type == "cpu" and torch.is_grad_enabled():
+            return Same.apply(x, self.weight, self.dilation[0])  # type: ignore[no-untyped-call]
+        return super().forward(x)
+
+
+class Same(torch.autograd.Function):
+    """y[w] = sum over j of weight[j] x[w + dilation (j - kernel // 2)], likewise in h."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.dilation = dilation
+        return convolve(x, weight, dilation)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (gradient,) = gradients
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, _ = ctx.needs_input_grad
+        return (
+            convolve(gradient, weight.flip(2, 3), ctx.dilation) if of_x else None,
+            correlate(x, gradient, weight.shape[2], ctx.dilation) if of_weight else None,
+            None,
+        )
+
+
+def convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    padding = dilation * (weight.shape[2] // 2)
+    return functional.conv2d(x, weight, None, 1, padding, dilation, groups=len(weight))
+
+
+def correlate(x: Tensor, gradient: Tensor, kernel: int, dilation: int) -> Tensor:
+    """The weight's gradient (c, 1, kernel, kernel): products of x and the gradient at each offset.
+
+    A matrix product per row of the kernel has the products of all pairs of columns; those of an
+    offset are a diagonal of it.
+    """
+    _, c, h, w = x.shape
+    padding = dilation * (kernel // 2)
+    padded = functional.pad(x, [padding] * 4).transpose(0, 1).contiguous()
+    columns = gradient.transpose(0, 1).reshape(c, -1, w)
+    rows = []
+    for i in range(0, kernel * dilation, dilation):
+        pairs = padded[:, :, i : i + h].reshape(c, -1, w + 2 * padding).mT @ columns
+        strides = pairs.stride(0), dilation * w, w + 1  # from one diagonal to the next, along it
+        rows.append(pairs.as_strided((c, kernel, w), strides).sum(-1))
+    return torch.stack(rows, dim=1)[:, None]

@@ -1,0 +1,64 @@
+"""Convolutions that are fast on a CPU: values and gradients are torch's own."""
+
+import pytest
+import torch
+from torch import nn
+
+from nasplug.nn.convolution import Depthwise, Pointwise
+
+
+def same(ours: nn.Conv2d, plain: nn.Conv2d) -> None:
+    """Values and both gradients, in float64."""
+    plain.load_state_dict(ours.state_dict())
+    x = torch.randn(3, ours.in_channels, 8, 12, dtype=torch.float64)
+    found = []
+    for module in (ours.double(), plain.double()):
+        leaf = x.clone().requires_grad_()
+        y = module(leaf)
+        (y * torch.cos(torch.arange(y.numel())).view_as(y)).sum().backward()
+        found.append((y, leaf.grad, module.weight.grad))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise(kernel: int, dilation: int, stride: int) -> None:
+    torch.manual_seed(0)
+    padding = dilation * (kernel // 2)
+    plain = nn.Conv2d(4, 4, kernel, stride, padding, dilation, groups=4, bias=False)
+    same(Depthwise(4, kernel, stride, dilation), plain)
+
+
+def test_pointwise() -> None:
+    torch.manual_seed(0)
+    same(Pointwise(4, 6), nn.Conv2d(4, 6, 1, bias=False))
+
+
+def test_has_second_derivatives() -> None:
+    torch.manual_seed(0)
+    conv = Depthwise(2, 5, dilation=2).double()
+    x = torch.randn(2, 2, 6, 7, dtype=torch.float64, requires_grad=True)
+
+    def of(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(conv, {"weight": weight}, (x,))
+
+    assert torch.autograd.gradcheck(of, (x, conv.weight))
+    assert torch.autograd.gradgradcheck(of, (x, conv.weight))
+
+
+def test_fast_gradients_are_for_what_is_slow() -> None:
+    """3x3 without dilation and strided ones stay torch's; the others do not."""
+    assert [Depthwise(2, *how).slow for how in ((3,), (3, 2), (5, 2), (5,), (3, 1, 2))] == [
+        False, False, False, True, True,
+    ]  # fmt: skip
+
+
+def test_a_frozen_weight_gets_no_gradient() -> None:
+    conv = Depthwise(2, 5)
+    conv.weight.requires_grad_(False)
+    x = torch.randn(1, 2, 6, 6, requires_grad=True)
+    conv(x).sum().backward()
+    assert conv.weight.grad is None
+    assert x.grad is not None
