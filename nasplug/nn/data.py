@@ -160,8 +160,11 @@ def load(name: str, seed: int = 0) -> Images:
         )
     try:
         from torchvision import datasets, transforms  # type: ignore[import-not-found]
-    except ImportError:
-        raise NasplugError(f"reading {name} needs torchvision: pip install torchvision") from None
+    except (ImportError, RuntimeError) as error:  # RuntimeError: made for another build of torch
+        raise NasplugError(
+            f"reading {name} needs a torchvision made for torch {torch.__version__}: "
+            f"pip install torchvision ({error})"
+        ) from None
     if name in ("cifar10", "cifar100"):
         kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
         pixels = transforms.PILToTensor()
