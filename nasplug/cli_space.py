@@ -14,7 +14,7 @@ from nasplug import NasplugError
 from nasplug.api import shrunk
 from nasplug.journal import RunDirectory
 from nasplug.problem import Problem, problem
-from nasplug.subspace import Layered
+from nasplug.subspace import Layered, Region
 
 PICTURES = ("edf.png", "diversity.png", "coverage.png")
 
@@ -73,12 +73,16 @@ def locality(on: str, queries: int | None, seed: int, out: Path | None, as_json:
     help="Another run to compare with; repeatable.",
 )  # fmt: skip
 @queries
+@click.option(
+    "--supernet", type=click.IntRange(min=1), metavar="EPOCHS",
+    help="Train a small supernet on each space, too, and see how well it ranks 100 of its archs.",
+)  # fmt: skip
 @seed
 @folder
 @as_json
 def space(
-    run_dir: Path, vs: tuple[Path, ...], queries: int | None, seed: int, out: Path | None,
-    as_json: bool,
+    run_dir: Path, vs: tuple[Path, ...], queries: int | None, supernet: int | None, seed: int,
+    out: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """The quality of the spaces that runs ended with, against the whole; pictures in RUN_DIR."""
     from nasplug.cli import show_json, show_rows
@@ -103,16 +107,39 @@ def space(
         click.echo("--queries N scores N archs, for the quality of the space")
         return
     n = _queries(target, queries, 20_000)
+    more: dict[str, Any] = {"predictor": _left(run_dir).get("predictor")}
+    if supernet:
+        more["one_shot"] = _one_shot(target, {"whole": target.space, **regions}, supernet, seed)
     rows = report(
         target.space, regions, reports(target), costs(target), target.evaluator.report,
-        out or run_dir, n, seed, predictor=_left(run_dir).get("predictor"),
+        out or run_dir, n, seed, **more,
     )  # fmt: skip
     if as_json:
-        show_json({"problem": target.name, "spaces": rows})
+        show_json({"problem": target.name, "spaces": rows, **more})
         return
     show_rows([for_people(row) for row in rows])
+    if supernet:
+        click.echo(f"a supernet trained on each for {supernet} epochs, and archs ranked by it:")
+        show_rows(more["one_shot"])
     files = [(out or run_dir) / name for name in PICTURES]
     click.echo(f"pictures: {' '.join(str(file) for file in files if file.exists())}")
+
+
+def _one_shot(
+    target: Problem, regions: dict[str, Region], epochs: int, seed: int
+) -> list[dict[str, Any]]:
+    from nasplug.quality import reports
+
+    try:
+        from nasplug.nn import data
+        from nasplug.nn.ranking import one_shot
+    except ImportError as error:
+        raise NasplugError(f"--supernet needs {error.name}: pip install 'nasplug[torch]'") from None
+    images = data.load(target.data, seed)
+    return [
+        one_shot(region, images, reports(target), name=name, epochs=epochs, seed=seed)
+        for name, region in regions.items()
+    ]
 
 
 def show_layers(region: Layered, stderr: bool = False) -> None:
