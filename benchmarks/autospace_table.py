@@ -41,7 +41,7 @@ from nasplug.plugins import registry
 from nasplug.spaces.open_cells import OpenCells
 from nasplug.subspace import Layered
 from nasplug_autospace.evolution import Rules
-from nasplug_autospace.method import REFERENCES
+from nasplug_autospace.method import limits
 
 TOLERANCE = 0.05
 PERIOD = 40  # steps between two generations
@@ -118,7 +118,7 @@ def trained(space: nasplug.Space, arch: Any, data: Images, epochs: int, seed: in
 
 def alike(region: Any, target: float, n: int, seed: int) -> np.ndarray:
     """n archs of a region with the target's multiply-adds, +-5 %."""
-    space = getattr(region, "space", region)
+    space = region.space
     archs = space.unique(region.sample(20_000, seed))
     near = np.abs(space.flops(archs) / target - 1) <= TOLERANCE
     if near.sum() < n:
@@ -128,12 +128,9 @@ def alike(region: Any, target: float, n: int, seed: int) -> np.ndarray:
 
 def unselected(space: OpenCells, seed: int) -> Layered:
     """In each layer, random cells of the multiply-adds that AutoSpace allows by default."""
-    layers = np.arange(len(space.layers))
-    block = space.layer_from_str(REFERENCES["inverted-residual"])
-    cost = space.cell_costs(np.tile(block, (len(layers), 1)), layers)[:, 1]
-    limit = registry().get("method", "autospace").declared()["madds"].default * cost
-    rng = np.random.default_rng(seed)
-    cells = Rules(space, limit, None, 0).first(200, rng)
+    madds = registry().get("method", "autospace").declared()["madds"].default
+    rules = Rules(space, limits(space, madds), reference=None, distance=0)
+    cells = rules.first(200, np.random.default_rng(seed))
     return Layered(space, [np.unique(rows, axis=0) for rows in cells])
 
 
@@ -272,7 +269,7 @@ def main() -> None:
         for where in (*WHERE, CONTROL) if "sample" in parts else ():
             inside = region(where, seed)
             for i, arch in enumerate(alike(inside, target, options.networks, seed)):
-                work = partial(train_one, getattr(inside, "space", inside), arch, seed)
+                work = partial(train_one, inside.space, arch, seed)
                 done(f"sample/{where}/{seed}/{i}", work)
         for where in WHERE:
             for name, (method, settings) in ALGORITHMS.items() if "search" in parts else ():

@@ -11,8 +11,8 @@ size is --C 16 --layers 5 on a GPU; --images takes the first of the 25,000 train
 25,000 validation images. A search of fewer steps than the papers' 50 epochs raises Adam's rate for
 the architecture and lowers DDSAS's M by as much, so that parameters can move as far and as many
 subspaces are seen. --warmup is of DDSAS, whose steps cost half of those of a whole supernet. Runs
-are kept in FOLDER and continued where they were.
-Prints tables and, as its last line, one JSON object.
+are kept in FOLDER and continued where they were. Prints tables and, as its last line, one JSON
+object.
 """
 
 from __future__ import annotations
@@ -92,15 +92,17 @@ def main() -> None:
     data = replace(
         data, train=(data.train[0][:n], data.train[1][:n]), val=(data.val[0][:n], data.val[1][:n])
     )
+    sizes = {name: getattr(options, name) for name in ("C", "layers", "batch", "threads")}
 
-    def settings(epochs: int) -> tuple[float, dict[str, Any]]:
-        shrunk = max(1.0, PAPER["steps"] / (epochs * (n // options.batch)))
-        sizes = {name: getattr(options, name) for name in ("C", "layers", "batch", "threads")}
-        return shrunk, {**sizes, "epochs": epochs, "arch_lr": PAPER["arch_lr"] * shrunk}
+    def shrunk(epochs: int) -> float:
+        return max(1.0, PAPER["steps"] / (epochs * (n // options.batch)))
 
-    _, ostr = settings(options.epochs)
-    shrunk, ddsas = settings(options.ddsas_epochs)
-    ddsas |= {"M": max(1, round(PAPER["M"] / shrunk)), "warmup": options.warmup}
+    def settings(epochs: int) -> dict[str, Any]:
+        return {**sizes, "epochs": epochs, "arch_lr": PAPER["arch_lr"] * shrunk(epochs)}
+
+    ostr, ddsas = settings(options.epochs), settings(options.ddsas_epochs)
+    ddsas["M"] = max(1, round(PAPER["M"] / shrunk(options.ddsas_epochs)))
+    ddsas["warmup"] = options.warmup
 
     selected: dict[str, list[list[int]]] = {name: [] for name in (*CRITERIA, "ddsas")}
     ranks: dict[str, list[list[list[float]]]] = {name: [] for name in CRITERIA}

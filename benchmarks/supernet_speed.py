@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from nasplug.nn.bilevel import BiLevel, Mixture
-from nasplug.nn.convolution import Depthwise
+from nasplug.nn.convolution import Depthwise, Pointwise
 from nasplug.nn.mixed import Op, Shared
 from nasplug.nn.training import initialise
 from nasplug.spaces.darts import Darts
@@ -35,13 +35,18 @@ AUTHORS = {28: (0.763, 1.49), 112: (2.714, 3.17)}  # seconds, GB
 
 
 def plain(module: nn.Module) -> nn.Module:
-    """The same without what our supernet does better; it shares its weights."""
+    """The same, weights and all, without what our supernet does better."""
     if isinstance(module, Shared):
         return module.layer
+    if isinstance(module, Depthwise | Pointwise):
+        conv = nn.Conv2d(
+            module.in_channels, module.out_channels, module.kernel_size, module.stride,
+            module.padding, module.dilation, module.groups, bias=False,
+        )  # fmt: skip
+        conv.weight = module.weight
+        return conv
     if isinstance(module, Op):
         module = nn.Sequential(*module)
-    if isinstance(module, Depthwise):
-        module.slow = False
     for name, child in list(module.named_children()):
         setattr(module, name, plain(child))
     return module
@@ -69,9 +74,8 @@ class Steps:
         everything = np.ones(self.shape, bool)
         self.mask = sample(self.rng.random(self.shape), everything, L, self.net.groups())
 
-    def time(self, L: int) -> tuple[float, float]:
+    def time(self) -> tuple[float, float]:
         """Seconds of one step: by the clock, and of the processor."""
-        self.draw(L)
         start = time.perf_counter(), time.process_time()
         self.level.weight_step(self.batch)
         return time.perf_counter() - start[0], time.process_time() - start[1]
@@ -130,19 +134,26 @@ def main() -> None:
     steps = Steps(options.batch)
     if options.peak:
         for _ in range(3):
-            steps.time(options.peak)
+            steps.draw(options.peak)
+            steps.time()
         status = Path("/proc/self/status").read_text()
         print(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9)
         return
     published = Steps(options.batch, as_published=True)
-    steps.time(112), published.time(112)
+    steps.time()
+    published.time()
     # Sizes in turn, so that whatever else the machine does meets them all alike.
-    measured, beside = [], []
-    for _ in range(options.steps):
-        measured.append([steps.time(L) for L in SIZES])
-        beside.append([published.time(L) for L in AUTHORS])
+    measured = np.empty((options.steps, len(SIZES), 2))
+    beside: dict[int, list[float]] = {L: [] for L in AUTHORS}
+    for row in measured:
+        for i, L in enumerate(SIZES):
+            steps.draw(L)
+            row[i] = steps.time()
+            if L in AUTHORS:
+                published.mask = steps.mask
+                beside[L].append(published.time()[0])
     wall, processor = np.median(measured, axis=0).T
-    plain_wall = dict(zip(AUTHORS, np.median(beside, axis=0)[:, 0].tolist(), strict=True))
+    plain_wall = {L: float(np.median(seconds)) for L, seconds in beside.items()}
     memory = {L: peak(L, options.threads, options.batch) for L in AUTHORS}
 
     print(f"{'L':>4} {'s/step':>8} {'CPU s':>8} {'/L=112':>7} {'plain':>8}   authors")
@@ -153,7 +164,7 @@ def main() -> None:
         print(f"{L:4} {wall[i]:8.3f} {processor[i]:8.3f} {share:7.3f} {beside_it}   {known}")
     sizes = np.array(SIZES)
     r2 = float(np.corrcoef(sizes, processor)[0, 1] ** 2)
-    small = SIZES.index(28)
+    small, added = SIZES.index(28), strength()
     result = {
         "threads": options.threads,
         "ratio_28_112": round(float(wall[small] / wall[-1]), 3),
@@ -166,8 +177,8 @@ def main() -> None:
         },
         "linear_r2": round(r2, 4),
         "sampling_ms": round(sampling(), 4),
-        "strength_ms": round(strength(), 4),
-        "strength_share": strength() / 1000 / (2 * float(wall[-1])),
+        "strength_ms": round(added, 4),
+        "strength_share": added / 1000 / (2 * float(wall[-1])),
     }
     print(json.dumps(result))
 

@@ -93,7 +93,7 @@ def space(
     if len(regions) <= len(vs):
         raise NasplugError("the runs to compare need names of their own: some are given twice")
     layers = [region for region in regions.values() if isinstance(region, Layered)]
-    if layers and queries is None and target.evaluator_name not in FREE:
+    if layers and not (queries or supernet) and target.evaluator_name not in FREE:
         if as_json:
             show_json({"problem": target.name, "spaces": [
                 {"name": name, "size": region.size, "layers": region.names()}

@@ -163,9 +163,8 @@ def _row(
 ) -> dict[str, Any]:
     from scipy.stats import ks_2samp
 
-    space = part.region if isinstance(part.region, Space) else part.region.space
     good = (part.values > threshold).astype(float)
-    mean_distance, max_distance = diversity(space, part.archs)
+    mean_distance, max_distance = diversity(part.region.space, part.archs)
     test = ks_2samp(part.values, whole.values)
     errors, worst = high - part.values, high - float(whole.values.min())
     interval = None if part.complete else bootstrap(part.values)

@@ -81,6 +81,11 @@ class Space:
 
     # ---- size and enumeration
 
+    @property
+    def space(self) -> Self:
+        """Itself, so that every region says which space it is of."""
+        return self
+
     @cached_property
     def size(self) -> int:
         """The number of points of the product."""

@@ -1,10 +1,12 @@
 """Convolutions that are fast on a CPU: values and gradients are torch's own."""
 
 import pytest
-import torch
-from torch import nn
 
-from nasplug.nn.convolution import Depthwise, Pointwise
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from nasplug.nn.convolution import Depthwise, Pointwise  # noqa: E402
 
 
 def same(ours: nn.Conv2d, plain: nn.Conv2d) -> None:

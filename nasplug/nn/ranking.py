@@ -1,4 +1,4 @@
-"""How well a supernet that is trained on a space ranks its archs (LISSNAS's quality of a space)."""
+"""How well a supernet that is trained on a space ranks its archs: a quality of the space."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nasplug.nn.oneshot import SIZES
 from nasplug.nn.supernet import supernet
 from nasplug.nn.training import fixed_threads, initialise, place
 from nasplug.predictors import rank_correlations
-from nasplug.space import Archs, Space
+from nasplug.space import Archs
 from nasplug.subspace import Region
 
 SCORED = 1000  # validation images on which an arch is scored
@@ -44,7 +44,7 @@ def one_shot(
     in the supernet: what a one-shot search over these archs ends with. NasplugError if the space
     has no supernet.
     """
-    space = region if isinstance(region, Space) else region.space
+    space = region.space
     sizes = SIZES.get((space.name, "digits"), {"C": 8, "layers": 3, "batch": 64})
     net = initialise(
         lambda: supernet(
@@ -60,11 +60,12 @@ def one_shot(
     batches = Stream(data, data.train, sizes["batch"], seed)
     paths = net.chosen(region.sample(epochs * batches.steps, rng))
     ones = torch.ones(paths.shape[1:], device=device)
-    training = BiLevel(net, [ones], lambda: Mixture(ones, paths[0]))
+    drawn = (Mixture(ones, path) for path in paths)
+    training = BiLevel(net, [ones], lambda: next(drawn))
     with fixed_threads(1):
-        for step, path in enumerate(shown(paths, f"training on {name}")):
+        for step in shown(range(len(paths)), f"training on {name}"):
             training.schedule(step / len(paths))
-            training.weight_step(batches[step], [Mixture(ones, path)])
+            training.weight_step(batches[step])
         archs = space.unique(region.sample(20 * n, rng))[:n]
         accuracy = np.array(
             [net.accuracy(arch, data, data.val, SCORED) for arch in shown(archs, "ranking")]

@@ -81,17 +81,15 @@ class AutoSpace(Oneshot):
         if self.population < self.K:
             raise NasplugError(f"K={self.K} cells do not fit in a population of {self.population}")
         self.space = space
-        layers = np.arange(len(space.layers))
-        # ---- eq. 1
         self.block = space.layer_from_str(REFERENCES["inverted-residual"])
-        limit = self.madds * space.cell_costs(np.tile(self.block, (len(layers), 1)), layers)[:, 1]
+        limit = limits(space, self.madds)
         self.rules = Rules(space, limit, _reference(space, self.reference), self.distance)
         # ---- the first generation
         self.cells = self.rules.first(self.population, search.rng)  # (L, P, 8)
         self.fitness = np.zeros(self.cells.shape[:2])  # (L, P)
         self.born = np.zeros(self.fitness.shape, np.int64)  # the step that made a cell
         self.drawn = np.zeros(self.fitness.shape, np.int64)  # steps in which the gates drew it
-        self.held = np.zeros((len(layers), self.K), np.int64)  # the K in the supernet
+        self.held = np.zeros((len(space.layers), self.K), np.int64)  # the K in the supernet
         skeleton = skeleton_for(space, self.images)
         affordable = _affordable(space, limit)
         net = initialise(lambda: OpenSupernet(space, skeleton, affordable), self.seed)
@@ -264,6 +262,16 @@ def _reference(space: OpenCells, name: Any) -> Archs | None:
         raise NasplugError(
             f"reference is {', '.join(REFERENCES)}, none or a cell: {error}"
         ) from None
+
+
+def limits(space: OpenCells, madds: float) -> Floats:
+    """(L,): the limit of a cell in each layer, multiply-adds   (eq. 1).
+
+    madds: in those of the inverted residual of expansion 6.
+    """
+    layers = np.arange(len(space.layers))
+    block = space.layer_from_str(REFERENCES["inverted-residual"])
+    return madds * space.cell_costs(np.tile(block, (len(layers), 1)), layers)[:, 1]
 
 
 def _affordable(space: OpenCells, limit: Floats) -> Bools:
