@@ -9,10 +9,10 @@ from torch import nn  # noqa: E402
 from nasplug.nn.convolution import Depthwise, Pointwise  # noqa: E402
 
 
-def same(ours: nn.Conv2d, plain: nn.Conv2d) -> None:
+def same(ours: nn.Conv2d, plain: nn.Conv2d, h: int = 8, w: int = 12) -> None:
     """Values and both gradients, in float64."""
     plain.load_state_dict(ours.state_dict())
-    x = torch.randn(3, ours.in_channels, 8, 12, dtype=torch.float64)
+    x = torch.randn(3, ours.in_channels, h, w, dtype=torch.float64)
     found = []
     for module in (ours.double(), plain.double()):
         leaf = x.clone().requires_grad_()
@@ -26,11 +26,12 @@ def same(ours: nn.Conv2d, plain: nn.Conv2d) -> None:
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("dilation", [1, 2, 3])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_depthwise(kernel: int, dilation: int, stride: int) -> None:
+@pytest.mark.parametrize("size", [(8, 12), (8, 8), (5, 3), (2, 1)])
+def test_depthwise(kernel: int, dilation: int, stride: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     padding = dilation * (kernel // 2)
     plain = nn.Conv2d(4, 4, kernel, stride, padding, dilation, groups=4, bias=False)
-    same(Depthwise(4, kernel, stride, dilation), plain)
+    same(Depthwise(4, kernel, stride, dilation), plain, *size)
 
 
 def test_pointwise() -> None:
@@ -38,10 +39,11 @@ def test_pointwise() -> None:
     same(Pointwise(4, 6), nn.Conv2d(4, 6, 1, bias=False))
 
 
-def test_has_second_derivatives() -> None:
+@pytest.mark.parametrize("side", [3, 9])
+def test_has_second_derivatives(side: int) -> None:
     torch.manual_seed(0)
     conv = Depthwise(2, 5, dilation=2).double()
-    x = torch.randn(2, 2, 6, 7, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 2, side, side, dtype=torch.float64, requires_grad=True)
 
     def of(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return torch.func.functional_call(conv, {"weight": weight}, (x,))

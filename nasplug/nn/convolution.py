@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-TINY = 16  # pixels
+TINY = 16  # pixels, below which oneDNN's 1x1 convolution is the faster one
+SMALL = 64  # pixels, up to which a depthwise convolution is a matrix product
 
 
 def convolution(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -40,7 +42,8 @@ class Depthwise(nn.Conv2d):
 
     oneDNN has no good backward pass for kernels beyond 3x3 or dilated ones: it takes up to 20
     times as long as the forward pass, and is most of what DARTS's operations cost on a CPU.
-    `Same` does it by a convolution and a matrix product.
+    `Same` does it by a convolution and a matrix product. Small images take as long as the calls
+    do: `product` does all of it at once.
     """
 
     def __init__(self, c: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
@@ -49,9 +52,29 @@ class Depthwise(nn.Conv2d):
         self.slow = stride == 1 and (kernel > 3 or dilation > 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and x.shape[2:].numel() <= SMALL:
+            return product(x, self.weight, self.stride[0], self.dilation[0])
         if self.slow and x.device.type == "cpu" and torch.is_grad_enabled():
             return Same.apply(x, self.weight, self.dilation[0])  # type: ignore[no-untyped-call]
         return super().forward(x)
+
+
+def product(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    """A depthwise convolution as a product of (c, b, h w) images with (c, h w, h' w') matrices."""
+    b, c, h, w = x.shape
+    shifts = offsets(h, w, weight.shape[2], stride, dilation).to(weight.dtype)
+    matrices = (weight.flatten(1) @ shifts).view(c, h * w, -1)
+    y = torch.bmm(x.flatten(2).transpose(0, 1), matrices).transpose(0, 1)
+    return y.reshape(b, c, (h - 1) // stride + 1, (w - 1) // stride + 1)
+
+
+@cache
+def offsets(h: int, w: int, kernel: int, stride: int, dilation: int) -> Tensor:
+    """(kernel^2, h w h' w'): 1 where an element of the kernel takes an input to an output."""
+    padding = dilation * (kernel // 2)
+    pixels = torch.eye(h * w).view(h * w, 1, h, w)
+    windows = functional.unfold(pixels, kernel, dilation, padding, stride)
+    return windows.transpose(0, 1).flatten(1).contiguous()
 
 
 class Same(torch.autograd.Function):

@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("nasplug")
 
-# (space, data) -> what C, layers and batch are unless they are set; elsewhere the papers'.
+# (space, data) -> what C, layers, batch and epochs are unless they are set; elsewhere the papers'.
 SIZES = {
-    ("nb201", "digits"): {"C": 8, "layers": 1, "batch": 32},
-    ("darts", "digits"): {"C": 4, "layers": 3, "batch": 128},
-    ("nb201", ""): {"C": 16, "layers": 5, "batch": 64},
-    ("darts", ""): {"C": 16, "layers": 8, "batch": 64},
+    ("nb201", "digits"): {"C": 8, "layers": 1, "batch": 32, "epochs": 50},
+    ("darts", "digits"): {"C": 4, "layers": 3, "batch": 128, "epochs": 25},
+    ("nb201", ""): {"C": 16, "layers": 5, "batch": 64, "epochs": 50},
+    ("darts", ""): {"C": 16, "layers": 8, "batch": 64, "epochs": 50},
 }
 SCORED = 5000  # validation images on which the selected arch is scored after an epoch
 COLLAPSED = 0.75  # a share of edges without operation, or with a skip, that calls for a warning
@@ -56,8 +56,9 @@ class Oneshot(Method):
     """
 
     epochs = Int(
-        50, low=1, high=100_000, tunable=False, doc="the search ends after them, or with its budget"
-    )
+        0, low=0, high=100_000, tunable=False,
+        doc="the search ends after them, or with its budget; 0: 50, on darts/digits 25",
+    )  # fmt: skip
     batch = Int(
         0,
         low=0,
@@ -163,9 +164,9 @@ class Oneshot(Method):
                 f"{search.method_name} needs {error.name}: pip install 'nasplug[torch]'"
             ) from None
         self.seed = int(search.rng.integers(2**31))
-        self.total = min(self.epochs, search.budget)
         self.step = self.made = 0
         self.losses: list[float] = []  # of the weights' steps in this epoch
+        self.val_losses: list[float] = []  # of the architecture's
         self.arch: Archs | None = None  # the arch selected last
         self.moved = False  # whether the selection has ever changed
         self.clock = time.perf_counter()
@@ -174,10 +175,10 @@ class Oneshot(Method):
         gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         self.device = gpu if torch.cuda.is_available() else "cpu"
         self.images: Images = images.to(self.device)
-        sizes = SIZES.get((search.space.name, search.problem.data)) or SIZES.get(
-            (search.space.name, ""), {"C": 16, "layers": 5, "batch": 64}
-        )
+        name = search.space.name
+        sizes = SIZES.get((name, search.problem.data)) or SIZES.get((name, ""), SIZES["nb201", ""])
         self.sizes = {name: getattr(self, name) or sizes[name] for name in sizes}
+        self.total = min(self.sizes["epochs"], search.budget)
         self.net: Supernet = self.make_supernet(search)
         self.allowed: Bools = self.net.allowed(search.region)
         self.train = data.Stream(self.images, self.images.train, **self._stream(0))
@@ -262,7 +263,7 @@ class Oneshot(Method):
         if self.epoch >= self.warmup:
             loss = self.architecture_step(self.val[self.step], train)
             if loss is not None:
-                self._finite(loss, "validation")
+                self.val_losses.append(self._finite(loss, "validation"))
         self.losses.append(self._finite(self.weight_step(train), "training"))
         self.step += 1
         self.learned()
@@ -284,6 +285,7 @@ class Oneshot(Method):
         reports, looked_up = self.look_up(search, arch[None])
         metrics: dict[str, Any] = {
             "loss": float(np.mean(self.losses)),
+            **({"val_loss": float(np.mean(self.val_losses))} if self.val_losses else {}),
             **self.watch(arch),
             **looked_up,
             **self.epoch_metrics(search),
@@ -294,6 +296,7 @@ class Oneshot(Method):
         trials.tell(values=accuracy, reports=reports, costs=now - self.clock, metrics=metrics)
         self.arch, self.clock = arch, now
         self.losses.clear()
+        self.val_losses.clear()
         if self.step >= self.total * self.per_epoch:
             search.stop("all epochs done")
         return trials

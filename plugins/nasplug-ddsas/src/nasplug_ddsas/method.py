@@ -35,7 +35,7 @@ class DDSAS(Oneshot):
     paper = "Yang et al., DDSAS: Dynamic and Differentiable Space-Architecture Search, ACML 2021"
 
     L = Int(0, low=0, high=10_000, doc="operations in a subspace, per cell; 0: two per edge")
-    M = Int(30, low=1, high=100_000, log=True, doc="steps in a subspace")
+    M = Int(0, low=0, high=100_000, doc="steps in a subspace; 0: 30, an epoch at most")
     mode = Choice(
         "static", choices=("static", "shrink", "expand"), doc="what the whole space does meanwhile"
     )
@@ -50,7 +50,7 @@ class DDSAS(Oneshot):
         edges, ops = len(net.groups()[0]), len(net.ops)
         return {
             "L": replace(cls.L, default=2 * edges, low=edges + 1, high=edges * ops),
-            "M": replace(cls.M, high=1000),
+            "M": replace(cls.M, default=30, low=1, high=1000, log=True),
         }
 
     def start(self, search: Search) -> list[Tensor]:
@@ -58,6 +58,7 @@ class DDSAS(Oneshot):
         self.groups = self.net.groups()
         edges, ops = len(self.groups[0]), shape[1]
         self.size = self.L or 2 * edges
+        self.steps = self.M or min(30, self.per_epoch)
         if not edges < self.size <= edges * ops:
             raise NasplugError(
                 f"L={self.size}: a subspace has {edges + 1} operations (one more than a cell has "
@@ -77,7 +78,7 @@ class DDSAS(Oneshot):
 
     @hookimpl
     def sample_space(self, search: Search) -> Subspace:
-        if self.step % self.M == 0 or not self.Z.any():
+        if self.step % self.steps == 0 or not self.Z.any():
             p = self.zeta.detach().sigmoid().cpu().double().numpy()  # eq. 5
             confidence = ucb(p, self.T, self.t)  # line 3
             if self.warming:  # as the authors' code begins: any subspace, and none counts
@@ -97,7 +98,7 @@ class DDSAS(Oneshot):
         return self.step < self.warmup * self.per_epoch
 
     def round_steps(self) -> int:
-        return self.M - self.step % self.M
+        return self.steps - self.step % self.steps
 
     def mixture(self) -> Mixture:
         from nasplug.nn.bilevel import Mixture
@@ -112,7 +113,7 @@ class DDSAS(Oneshot):
         return self.zeta.sigmoid() * q
 
     def learned(self) -> None:
-        if self.T and self.step % self.M == 0:  # lines 11-12
+        if self.T and self.step % self.steps == 0:  # lines 11-12
             joint = self.joint().detach().cpu().double().numpy()
             self.saliency = saliency(self.saliency, self.t, self.Z, joint)
         if self.step % (self.period * self.per_epoch) == 0:

@@ -60,7 +60,7 @@ class SPOS(Oneshot):
 
     def setup(self, search: Search) -> None:
         super().setup(search)
-        self.total = self.epochs  # the budget is that of the evolution
+        self.total = self.sizes["epochs"]  # the budget is that of the evolution
 
     # ---- training: every path alike
 
