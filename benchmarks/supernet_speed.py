@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from nasplug.nn.bilevel import BiLevel, Mixture
-from nasplug.nn.convolution import Depthwise, Pointwise
+from nasplug.nn.convolution import AvgPool, Depthwise, Pointwise
 from nasplug.nn.mixed import Op, Shared
 from nasplug.nn.training import initialise
 from nasplug.spaces.darts import Darts
@@ -37,7 +37,9 @@ AUTHORS = {28: (0.763, 1.49), 112: (2.714, 3.17)}  # seconds, GB
 def plain(module: nn.Module) -> nn.Module:
     """The same, weights and all, without what our supernet does better."""
     if isinstance(module, Shared):
-        return module.layer
+        return plain(module.layer)
+    if isinstance(module, AvgPool):
+        return nn.AvgPool2d(3, module.stride, padding=1, count_include_pad=False)
     if isinstance(module, Depthwise | Pointwise):
         conv = nn.Conv2d(
             module.in_channels, module.out_channels, module.kernel_size, module.stride,
@@ -82,7 +84,7 @@ class Steps:
 
 
 def peak(L: int, threads: int, batch: int) -> float:
-    """GB of a process that does three steps."""
+    """GB of a process that does three steps; with L=0 none, so that it has imported torch."""
     arguments = [sys.executable, __file__, "--peak", str(L), "--threads", str(threads)]
     output = subprocess.run([*arguments, "--batch", str(batch)], capture_output=True, check=True)
     return float(output.stdout)
@@ -128,12 +130,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="steps for each size")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--peak", type=int, default=-1, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     steps = Steps(options.batch)
-    if options.peak:
-        for _ in range(3):
+    if options.peak >= 0:
+        for _ in range(3 if options.peak else 0):
             steps.draw(options.peak)
             steps.time()
         status = Path("/proc/self/status").read_text()
@@ -154,7 +156,7 @@ def main() -> None:
                 beside[L].append(published.time()[0])
     wall, processor = np.median(measured, axis=0).T
     plain_wall = {L: float(np.median(seconds)) for L, seconds in beside.items()}
-    memory = {L: peak(L, options.threads, options.batch) for L in AUTHORS}
+    memory = {L: peak(L, options.threads, options.batch) for L in (0, *AUTHORS)}
 
     print(f"{'L':>4} {'s/step':>8} {'CPU s':>8} {'/L=112':>7} {'plain':>8}   authors")
     for i, L in enumerate(SIZES):
@@ -171,6 +173,9 @@ def main() -> None:
         "cpu_ratio_28_112": round(float(processor[small] / processor[-1]), 3),
         "memory_gb": {str(L): round(gb, 2) for L, gb in memory.items()},
         "memory_ratio": round(memory[28] / memory[112], 3),
+        "memory_ratio_beyond_import": round(
+            (memory[28] - memory[0]) / (memory[112] - memory[0]), 3
+        ),
         "seconds": {"28": round(float(wall[small]), 3), "112": round(float(wall[-1]), 3)},
         "of_plain": {
             str(L): round(float(wall[SIZES.index(L)] / plain_wall[L]), 3) for L in AUTHORS

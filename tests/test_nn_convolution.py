@@ -6,19 +6,19 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from nasplug.nn.convolution import Depthwise, Pointwise  # noqa: E402
+from nasplug.nn.convolution import AvgPool, Depthwise, Pointwise  # noqa: E402
 
 
-def same(ours: nn.Conv2d, plain: nn.Conv2d, h: int = 8, w: int = 12) -> None:
-    """Values and both gradients, in float64."""
+def same(ours: nn.Module, plain: nn.Module, c: int = 4, h: int = 8, w: int = 12) -> None:
+    """Values and all gradients, in float64."""
     plain.load_state_dict(ours.state_dict())
-    x = torch.randn(3, ours.in_channels, h, w, dtype=torch.float64)
+    x = torch.randn(40, c, h, w, dtype=torch.float64)
     found = []
     for module in (ours.double(), plain.double()):
         leaf = x.clone().requires_grad_()
         y = module(leaf)
         (y * torch.cos(torch.arange(y.numel())).view_as(y)).sum().backward()
-        found.append((y, leaf.grad, module.weight.grad))
+        found.append((y, leaf.grad, *(p.grad for p in module.parameters())))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -31,7 +31,14 @@ def test_depthwise(kernel: int, dilation: int, stride: int, size: tuple[int, int
     torch.manual_seed(0)
     padding = dilation * (kernel // 2)
     plain = nn.Conv2d(4, 4, kernel, stride, padding, dilation, groups=4, bias=False)
-    same(Depthwise(4, kernel, stride, dilation), plain, *size)
+    same(Depthwise(4, kernel, stride, dilation), plain, 4, *size)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(8, 12), (5, 3), (2, 1)])
+def test_avg_pool(stride: int, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    same(AvgPool(stride), nn.AvgPool2d(3, stride, 1, count_include_pad=False), 4, *size)
 
 
 def test_pointwise() -> None:

@@ -1,4 +1,4 @@
-"""Convolutions that are fast on a CPU too; on a GPU they are torch's own."""
+"""Convolutions and pools that are fast on a CPU too; on a GPU they are torch's own."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ class Depthwise(nn.Conv2d):
         self.slow = stride == 1 and (kernel > 3 or dilation > 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and x.shape[2:].numel() <= SMALL:
+        # Not where the matrices would be many times the images.
+        if x.device.type == "cpu" and x.shape[2:].numel() <= min(SMALL, 2 * len(x)):
             return product(x, self.weight, self.stride[0], self.dilation[0])
         if self.slow and x.device.type == "cpu" and torch.is_grad_enabled():
             return Same.apply(x, self.weight, self.dilation[0])  # type: ignore[no-untyped-call]
@@ -119,3 +120,27 @@ def correlate(x: Tensor, gradient: Tensor, kernel: int, dilation: int) -> Tensor
         strides = pairs.stride(0), dilation * w, w + 1  # from one diagonal to the next, along it
         rows.append(pairs.as_strided((c, kernel, w), strides).sum(-1))
     return torch.stack(rows, dim=1)[:, None]
+
+
+class AvgPool(nn.AvgPool2d):
+    """(b, c, h, w) -> (b, c, h/stride, w/stride): means of 3x3 pixels, of fewer at the border.
+
+    A product with a matrix on either side, in a quarter of the time of torch's pool.
+    """
+
+    def __init__(self, stride: int = 1) -> None:
+        super().__init__(3, stride, padding=1, count_include_pad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return super().forward(x)
+        rows, columns = (means(n, self.stride).to(x.dtype) for n in x.shape[2:])
+        return rows.T @ (x @ columns)
+
+
+@cache
+def means(n: int, stride: int) -> Tensor:
+    """(n, n/stride): a column holds the shares of an output's three neighbors."""
+    centers = torch.arange(0, n, stride)
+    near = ((torch.arange(n)[:, None] - centers).abs() <= 1).float()
+    return near / near.sum(0)

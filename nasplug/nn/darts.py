@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nasplug.errors import NasplugError
-from nasplug.nn.convolution import Depthwise, Pointwise
+from nasplug.nn.convolution import AvgPool, Depthwise, Pointwise
 from nasplug.nn.mixed import Bools, MixedOp, Op, Shared, Zero, forget
 from nasplug.nn.supernet import Floats, Supernet
 from nasplug.space import Archs
@@ -38,15 +38,18 @@ class ReLUConvBN(Op):
 
 
 class FactorizedReduce(nn.Module):
-    """Two 1x1 convolutions of stride 2, one of them shifted by a pixel, side by side."""
+    """Two 1x1 convolutions of stride 2, one of them shifted by a pixel, side by side.
+
+    (b, c_in, h, w) -> (b, c_out, h/2, w/2), h and w even.
+    """
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
-        self.even = nn.Conv2d(c_in, c_out // 2, 1, stride=2, bias=False)
-        self.odd = nn.Conv2d(c_in, c_out - c_out // 2, 1, stride=2, bias=False)
+        self.even = Pointwise(c_in, c_out // 2)
+        self.odd = Pointwise(c_in, c_out - c_out // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.even(x), self.odd(x[:, :, 1:, 1:])], dim=1)
+        return torch.cat([self.even(x[..., ::2, ::2]), self.odd(x[..., 1::2, 1::2])], dim=1)
 
 
 def halving(c_in: int, c_out: int, affine: bool) -> Op:
@@ -74,7 +77,7 @@ def operation(op: int, c: int, stride: int, affine: bool = True) -> nn.Module:
         case "max_pool_3x3":
             return Shared(nn.MaxPool2d(3, stride, padding=1))
         case "avg_pool_3x3":
-            return Shared(nn.AvgPool2d(3, stride, padding=1, count_include_pad=False))
+            return Shared(AvgPool(stride))
         case "skip_connect":
             return nn.Identity() if stride == 1 else halving(c, c, affine)
         case name:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nasplug.errors import NasplugError
-from nasplug.nn.convolution import convolution
+from nasplug.nn.convolution import AvgPool, Pointwise, convolution
 from nasplug.nn.mixed import Bools, MixedOp, Op, Shared, Zero, forget
 from nasplug.nn.supernet import Floats, Supernet
 from nasplug.space import Archs
@@ -45,7 +45,7 @@ def operation(op: int, c: int, affine: bool = True) -> nn.Module:
         case 3:
             return ReLUConvBN(c, c, kernel=3, affine=affine)
         case _:
-            return Shared(nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False))
+            return Shared(AvgPool())
 
 
 class Cell(nn.Module):
@@ -72,7 +72,7 @@ class Reduction(nn.Module):
         self.body = nn.Sequential(
             ReLUConvBN(c, 2 * c, kernel=3, stride=2), ReLUConvBN(2 * c, 2 * c, kernel=3)
         )
-        self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(c, 2 * c, 1, bias=False))
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2), Pointwise(c, 2 * c))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut(x) + self.body(x)
