@@ -34,7 +34,7 @@ class Lazy:
 
     def read(self, row: int) -> Tensor:
         image = self.dataset[int(self.indices[row])][0]
-        return image if isinstance(image, Tensor) else torch.from_numpy(np.asarray(image))
+        return image if isinstance(image, Tensor) else torch.tensor(np.asarray(image))
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         return torch.stack(list(self.pool.map(self.read, rows.tolist())))
