@@ -26,6 +26,7 @@ OPTIONAL = {  # what goes without: distribution -> (what it is for, the extra th
     "pyarrow": ("benchmark tables", "tables"),
     "torch": ("training architectures", "torch"),
     "scikit-learn": ("digits", "torch"),
+    "torchvision": ("folders of images", "vision"),
     "mlflow": ("tracking", "tracking"),
     "matplotlib": ("pictures", "plots"),
 }

@@ -1,5 +1,6 @@
 """Images by name: folders and CIFAR through torchvision, and what is said where that fails."""
 
+import pickle
 import sys
 from pathlib import Path
 
@@ -39,6 +40,30 @@ def test_a_folder_of_images(tmp_path, monkeypatch):
     assert x.shape == (6, 3, 224, 224)
     red = x[:, 0].mean((1, 2)) > x[:, 2].mean((1, 2))
     assert torch.equal(red.long(), y)  # cropped and mirrored, they are still red or blue
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+def test_cifar_as_torchvision_keeps_it(tmp_path, monkeypatch, classes):
+    datasets = pytest.importorskip("torchvision.datasets")
+    monkeypatch.setattr(datasets.cifar, "check_integrity", lambda *_: True)  # files are ours
+    kind = {10: datasets.CIFAR10, 100: datasets.CIFAR100}[classes]
+    folder, label = tmp_path / kind.base_folder, {10: "labels", 100: "fine_labels"}[classes]
+    folder.mkdir()
+    per_file = 200 // len(kind.train_list)
+    for name, *_ in kind.train_list + kind.test_list:
+        labels = [i % classes for i in range(per_file)]
+        pixels = np.repeat(np.array(labels, np.uint8)[:, None], 3 * 32 * 32, 1)
+        (folder / name).write_bytes(pickle.dumps({"data": pixels, label: labels}))
+    meta = {kind.meta["key"]: [str(i) for i in range(classes)]}
+    (folder / kind.meta["filename"]).write_bytes(pickle.dumps(meta))
+
+    monkeypatch.setenv("NASPLUG_DATA", str(tmp_path))
+    data = load(f"cifar{classes}")
+    assert [len(labels) for _, labels in (data.train, data.val, data.test)] == [100, 100, per_file]
+    assert data.num_classes == classes
+    assert data.train[0].shape == (100, 3, 32, 32)
+    for images, labels in (data.train, data.val, data.test):
+        assert torch.equal(images[:, 0, 0, 0].long(), labels)  # each image is its label's grey
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])

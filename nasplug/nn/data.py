@@ -159,11 +159,11 @@ def load(name: str, seed: int = 0) -> Images:
             "in it, or give a torch Dataset as data="
         )
     try:
-        from torchvision import datasets, transforms  # type: ignore[import-not-found]
+        from torchvision import datasets, transforms
     except (ImportError, RuntimeError) as error:  # RuntimeError: made for another build of torch
         raise NasplugError(
             f"reading {name} needs a torchvision made for torch {torch.__version__}: "
-            f"pip install torchvision ({error})"
+            f"pip install 'nasplug[vision]' ({error})"
         ) from None
     if name in ("cifar10", "cifar100"):
         kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
