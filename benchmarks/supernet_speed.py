@@ -130,11 +130,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="steps for each size")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--peak", type=int, default=-1, help=argparse.SUPPRESS)
+    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     steps = Steps(options.batch)
-    if options.peak >= 0:
+    if options.peak is not None:
         for _ in range(3 if options.peak else 0):
             steps.draw(options.peak)
             steps.time()

@@ -50,7 +50,7 @@ def test_pointwise() -> None:
 def test_has_second_derivatives(side: int) -> None:
     torch.manual_seed(0)
     conv = Depthwise(2, 5, dilation=2).double()
-    x = torch.randn(2, 2, side, side, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(5, 2, side, side, dtype=torch.float64, requires_grad=True)
 
     def of(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return torch.func.functional_call(conv, {"weight": weight}, (x,))
@@ -73,3 +73,27 @@ def test_a_frozen_weight_gets_no_gradient() -> None:
     conv(x).sum().backward()
     assert conv.weight.grad is None
     assert x.grad is not None
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(Pointwise(2, 4), Depthwise(4, 5), AvgPool(), Depthwise(4, 3, 2)).eval()
+
+
+def test_may_train_after_inference() -> None:
+    """What the first call keeps is made in inference mode, and used in training."""
+    net, x = network(), torch.randn(50, 2, 7, 5)  # a size of its own
+    with torch.inference_mode():
+        net(x)
+    net(x).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:.*jit.*deprecated:FutureWarning")
+def test_can_be_traced_and_exported() -> None:
+    """For any number of images, of which few and many take different ways here."""
+    net, x = network(), torch.randn(50, 2, 8, 8)
+    traced = torch.jit.trace(net, x)
+    exported = torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    for images in (x, x[:3]):
+        torch.testing.assert_close(traced(images), net(images))
+        torch.testing.assert_close(exported.module()(images), net(images))

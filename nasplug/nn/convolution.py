@@ -1,4 +1,7 @@
-"""Convolutions and pools that are fast on a CPU too; on a GPU they are torch's own."""
+"""Convolutions and pools that are fast on a CPU too; elsewhere they are torch's own.
+
+On a GPU, and where a network is traced, exported or compiled, which wants the plain operations.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,12 @@ from torch.nn import functional
 
 TINY = 16  # pixels, below which oneDNN's 1x1 convolution is the faster one
 SMALL = 64  # pixels, up to which a depthwise convolution is a matrix product
+
+
+def fast(x: Tensor) -> bool:
+    """Whether what this module does instead of torch's operations is worth it."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return x.device.type == "cpu" and not traced
 
 
 def convolution(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -31,7 +40,7 @@ class Pointwise(nn.Conv2d):
         super().__init__(c_in, c_out, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or x.shape[2:].numel() < TINY:
+        if not fast(x) or x.shape[2:].numel() < TINY:
             return super().forward(x)
         weight = self.weight.flatten(1).expand(len(x), -1, -1)
         return torch.bmm(weight, x.flatten(2)).view(len(x), -1, *x.shape[2:])
@@ -52,10 +61,12 @@ class Depthwise(nn.Conv2d):
         self.slow = stride == 1 and (kernel > 3 or dilation > 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not fast(x):
+            return super().forward(x)
         # Not where the matrices would be many times the images.
-        if x.device.type == "cpu" and x.shape[2:].numel() <= min(SMALL, 2 * len(x)):
+        if x.shape[2:].numel() <= min(SMALL, 2 * len(x)):
             return product(x, self.weight, self.stride[0], self.dilation[0])
-        if self.slow and x.device.type == "cpu" and torch.is_grad_enabled():
+        if self.slow and torch.is_grad_enabled():
             return Same.apply(x, self.weight, self.dilation[0])  # type: ignore[no-untyped-call]
         return super().forward(x)
 
@@ -70,6 +81,7 @@ def product(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
 
 
 @cache
+@torch.inference_mode(mode=False)  # what is kept must do for training too
 def offsets(h: int, w: int, kernel: int, stride: int, dilation: int) -> Tensor:
     """(kernel^2, h w h' w'): 1 where an element of the kernel takes an input to an output."""
     padding = dilation * (kernel // 2)
@@ -132,13 +144,14 @@ class AvgPool(nn.AvgPool2d):
         super().__init__(3, stride, padding=1, count_include_pad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
+        if not fast(x):
             return super().forward(x)
         rows, columns = (means(n, self.stride).to(x.dtype) for n in x.shape[2:])
         return rows.T @ (x @ columns)
 
 
 @cache
+@torch.inference_mode(mode=False)
 def means(n: int, stride: int) -> Tensor:
     """(n, n/stride): a column holds the shares of an output's three neighbors."""
     centers = torch.arange(0, n, stride)

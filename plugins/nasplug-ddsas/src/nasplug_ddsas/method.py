@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
+STEPS = 30  # in a subspace: the paper's M
 NEVER = 1e6  # the bonus of what was never sampled: it comes first
 FIRST = ("none", "skip_connect", "sep_conv_3x3", "nor_conv_3x3")  # an expanding space starts so
 THEN = (
@@ -35,7 +36,7 @@ class DDSAS(Oneshot):
     paper = "Yang et al., DDSAS: Dynamic and Differentiable Space-Architecture Search, ACML 2021"
 
     L = Int(0, low=0, high=10_000, doc="operations in a subspace, per cell; 0: two per edge")
-    M = Int(0, low=0, high=100_000, doc="steps in a subspace; 0: 30, an epoch at most")
+    M = Int(0, low=0, high=100_000, doc=f"steps in a subspace; 0: {STEPS}, an epoch at most")
     mode = Choice(
         "static", choices=("static", "shrink", "expand"), doc="what the whole space does meanwhile"
     )
@@ -50,7 +51,7 @@ class DDSAS(Oneshot):
         edges, ops = len(net.groups()[0]), len(net.ops)
         return {
             "L": replace(cls.L, default=2 * edges, low=edges + 1, high=edges * ops),
-            "M": replace(cls.M, default=30, low=1, high=1000, log=True),
+            "M": replace(cls.M, default=STEPS, low=1, high=1000, log=True),
         }
 
     def start(self, search: Search) -> list[Tensor]:
@@ -58,7 +59,7 @@ class DDSAS(Oneshot):
         self.groups = self.net.groups()
         edges, ops = len(self.groups[0]), shape[1]
         self.size = self.L or 2 * edges
-        self.steps = self.M or min(30, self.per_epoch)
+        self.stay = self.M or min(STEPS, self.per_epoch)  # steps in a subspace
         if not edges < self.size <= edges * ops:
             raise NasplugError(
                 f"L={self.size}: a subspace has {edges + 1} operations (one more than a cell has "
@@ -78,7 +79,7 @@ class DDSAS(Oneshot):
 
     @hookimpl
     def sample_space(self, search: Search) -> Subspace:
-        if self.step % self.steps == 0 or not self.Z.any():
+        if self.step % self.stay == 0 or not self.Z.any():
             p = self.zeta.detach().sigmoid().cpu().double().numpy()  # eq. 5
             confidence = ucb(p, self.T, self.t)  # line 3
             if self.warming:  # as the authors' code begins: any subspace, and none counts
@@ -98,7 +99,7 @@ class DDSAS(Oneshot):
         return self.step < self.warmup * self.per_epoch
 
     def round_steps(self) -> int:
-        return self.steps - self.step % self.steps
+        return self.stay - self.step % self.stay
 
     def mixture(self) -> Mixture:
         from nasplug.nn.bilevel import Mixture
@@ -113,7 +114,7 @@ class DDSAS(Oneshot):
         return self.zeta.sigmoid() * q
 
     def learned(self) -> None:
-        if self.T and self.step % self.steps == 0:  # lines 11-12
+        if self.T and self.step % self.stay == 0:  # lines 11-12
             joint = self.joint().detach().cpu().double().numpy()
             self.saliency = saliency(self.saliency, self.t, self.Z, joint)
         if self.step % (self.period * self.per_epoch) == 0:
