@@ -18,10 +18,11 @@ import numpy as np
 
 from nasplug import __version__
 from nasplug.errors import NasplugError
-from nasplug.hyperparameters import Method
+from nasplug.hyperparameters import Method, Source
 from nasplug.journal import RunDirectory
 from nasplug.plugins import registry
 from nasplug.problem import Problem, problem
+from nasplug.problem import space as named
 from nasplug.search import Search
 from nasplug.selection import Selection
 from nasplug.space import Space
@@ -61,6 +62,7 @@ def search(
     on: a problem, ``"nb201/cifar10"``; or else give `space` and `evaluate`, a function of
         {decision: choice} (and optionally the trial) that returns the value, or a mapping
         with "value", "report", "cost" and further metrics. `direction` is about that value.
+        A method that trains a supernet scores by itself: `space` and ``data=`` do.
     budget: trials; a repeated arch is answered from the cache, and costs one only if
         ``repeats="count"``. `max_cost` and `max_seconds` end the search earlier, by the cost
         that the benchmark states and by the clock.
@@ -83,8 +85,8 @@ def search(
     }  # fmt: skip
     if on is None and space is None and isinstance(within, Path | str):
         on = RunDirectory.open(within)[1]["problem"]
-    target = _problem(on, space, evaluate, direction, evaluator, reward, report, seed)
     chosen, name = _method(method, hyperparameters)
+    target = _problem(chosen, on, space, evaluate, direction, evaluator, reward, report, seed)
     target = _adapted(chosen, target)
     region = _region(target.space, within)
     run = Search(target, chosen, name, within=region, plugins=plugins, **options)
@@ -96,7 +98,8 @@ def search(
                 "method": name,
                 "hyperparameters": _jsonable(getattr(chosen, "hyperparameters", hyperparameters)),
                 "problem": target.name if on else None,
-                "space": None if on else _jsonable(target.space.decisions),
+                "space": None if on else _written(target.space),
+                "function": evaluate is not None,
                 "direction": direction,
                 "evaluator": evaluator,
                 "reward": reward,
@@ -129,25 +132,34 @@ def resume(
     evaluate: Callable[..., Any] | None = None,
     progress: bool | None = None,
     plugins: Sequence[Any] = (),
+    **sources: Any,
 ) -> Selection:
     """Continue an interrupted search: the same trials as if it had never been interrupted.
 
-    What cannot be written down (a method object, `evaluate`, a Space subclass of your own) has
-    to be given again. Resuming a finished run replays it and returns its selection.
+    What cannot be written down (a method object, `evaluate`, a Space subclass of your own, and
+    `sources` such as ``data=``) has to be given again. Resuming a finished run replays it and
+    returns its selection.
     """
     directory, run = RunDirectory.open(run_dir)
-    if run["problem"] is None and evaluate is None:
+    if run["function"] and evaluate is None:
         raise NasplugError(
             f"{run_dir} scored archs with a function of yours: "
             "nasplug.resume(run_dir, evaluate=function)"
         )
     if run["problem"] is None and space is None:
-        space = Space(run["space"])
+        space = _read(run["space"])
+    if method is None:
+        cls = registry().get("method", run["method"])
+        for source in sources:
+            if not isinstance(cls.declared().get(source), Source):
+                raise NasplugError(f"{source} is no source of {run['method']}, and stays as it was")
+        chosen, name = _method(run["method"], {**run["hyperparameters"], **sources})
+    else:
+        chosen, name = _method(method, sources)
     target = _problem(
-        run["problem"], space, evaluate, run["direction"], run["evaluator"], run["reward"],
+        chosen, run["problem"], space, evaluate, run["direction"], run["evaluator"], run["reward"],
         run["report"], run["options"]["seed"],
     )  # fmt: skip
-    chosen, name = _method(method or run["method"], {} if method else run["hyperparameters"])
     target = _adapted(chosen, target)
     region = load(target.space, directory.path / "within.npz") if run["within"] else None
     continued = Search(target, chosen, name, within=region, plugins=plugins, **run["options"])
@@ -198,6 +210,7 @@ def _status(directory: RunDirectory | None) -> Iterator[None]:
 
 
 def _problem(
+    method: Any,
     on: str | None,
     space: Space | None,
     evaluate: Callable[..., Any] | None,
@@ -213,12 +226,15 @@ def _problem(
         raise NasplugError("give a problem (on=) or a space with evaluate=, not both")
     if on is not None:
         return problem(on, evaluator, reward, report, seed)
-    if space is None or evaluate is None:
+    scores_itself = hasattr(method, "evaluate")
+    if space is None or (evaluate is None and not scores_itself):
         raise NasplugError('what to search? on="nb201/digits", or a space and an evaluate function')
     if not isinstance(space, Space):
         raise NasplugError(
             f"space must be a Space, as nasplug.Space(...) or nasplug.space(NAME), got {space!r}"
         )
+    if evaluate is None:
+        return Problem(space, "data", None, "method", True, space)
     from nasplug.evaluators.function import FunctionEvaluator
 
     maximize = direction == "maximize"
@@ -257,6 +273,25 @@ def shrunk(space: Space, run_dir: Path | str) -> Subspace:
             "it ended with archs, not with a subspace to search within"
         )
     return load(space, file)
+
+
+def _written(space: Space) -> dict[str, Any]:
+    """A space for run.json: a plain one by its decisions, others by name."""
+    plain = type(space) is Space
+    return {"name": space.name, "decisions": _jsonable(space.decisions) if plain else None}
+
+
+def _read(written: Mapping[str, Any]) -> Space:
+    """The inverse of `_written`; NasplugError if it is of a class that nobody has registered."""
+    if written["decisions"]:
+        return Space(written["decisions"], written["name"])
+    try:
+        return named(written["name"])
+    except NasplugError:
+        raise NasplugError(
+            f"the search was in a space of yours, {written['name']}: "
+            "nasplug.resume(run_dir, space=...)"
+        ) from None
 
 
 def _free_directory(method: str, target: Problem) -> Path:

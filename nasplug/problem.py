@@ -42,7 +42,8 @@ class Evaluator(Protocol):
 
 @dataclass
 class Problem:
-    """A space, the name of what it is scored on, and the evaluator that does it."""
+    """A space, the name of what it is scored on, and the evaluator that does it, if it is not
+    the method that scores."""
 
     space: Space
     data: str

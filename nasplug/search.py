@@ -98,7 +98,8 @@ class Search:
         self.pm = pluggy.PluginManager("nasplug")
         self.pm.add_hookspecs(hookspecs)
         self.pm.register(_Defaults(), "defaults")
-        self.pm.register(problem.evaluator, "evaluator")
+        if problem.evaluator is not None:
+            self.pm.register(problem.evaluator, "evaluator")
         self.pm.register(method, "method")
         self.cache = _Cache(count=repeats == "count")
         self.pm.register(self.cache, "cache")

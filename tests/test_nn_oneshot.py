@@ -19,6 +19,9 @@ pytest.importorskip("nasplug_ddsas")
 pytest.importorskip("nasplug_darts")
 pytest.importorskip("nasplug_ostr")
 
+import torch
+from torch.utils.data import TensorDataset
+
 from nasplug.nn.data import digits
 from nasplug.nn.training import initialise, train
 
@@ -76,6 +79,54 @@ def test_killed_and_resumed_is_never_killed(tmp_path, name, options):
     whole = [row["value"] for row in RunDirectory(tmp_path / "whole").rows()]
     assert resumed.search.trials.values.tolist() == whole
     assert scored(tmp_path / "killed") == 8
+
+
+class Interrupt:
+    """Ctrl-C after the second epoch."""
+
+    @nasplug.hookimpl(trylast=True)
+    def update(self, search, trials):
+        if search.finished == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_dataset_of_ones_own_and_resumed_with_it(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(96, 3, 8, 8, generator=generator)
+    mine = TensorDataset(images, torch.randint(3, (96,), generator=generator))
+    options = {"space": nasplug.space("nb201"), "budget": 4, "tracking": False}
+    options |= {"C": 2, "layers": 1, "batch": 16, "M": 2}
+    whole = nasplug.search("ddsas", data=mine, **options)
+    assert whole.best.build(num_classes=3)(images[:2]).shape == (2, 3)
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        nasplug.search("ddsas", data=mine, out=out, plugins=[Interrupt()], **options)
+    resumed = nasplug.resume(out, data=mine)
+    np.testing.assert_array_equal(resumed.search.trials.values, whole.search.trials.values)
+    np.testing.assert_array_equal(resumed.search.trials.archs, whole.search.trials.archs)
+    with pytest.raises(nasplug.NasplugError, match="once more to resume"):
+        nasplug.resume(out)
+    with pytest.raises(nasplug.NasplugError, match="lr is no source of ddsas"):
+        nasplug.resume(out, data=mine, lr=1)
+    with pytest.raises(nasplug.NasplugError, match=r"on what\? Give data="):
+        nasplug.search("ddsas", **options)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (TensorDataset(torch.zeros(8, 3, 8, 8), torch.zeros(8)), "a class label, a whole number"),
+        (TensorDataset(torch.zeros(0, 3, 8, 8), torch.zeros(0).long()), "pairs of an image"),
+        ([1, 2, 3], "pairs of an image"),
+        (TensorDataset(torch.zeros(8, 8), torch.zeros(8).long()), "height, width"),
+        ([(torch.zeros(3, 8, 8 + i), 0) for i in range(8)], "images of one shape"),
+        (TensorDataset(torch.full((8, 3, 8, 8), torch.inf), torch.zeros(8).long()), "are finite"),
+    ],
+)
+def test_a_dataset_that_does_not_fit_is_named(dataset, message):
+    options = {"C": 2, "layers": 1, "budget": 1, "tracking": False}
+    with pytest.raises(nasplug.NasplugError, match=message):
+        nasplug.search("ddsas", space=nasplug.space("nb201"), data=dataset, **options)
 
 
 def test_the_table_is_looked_up_and_never_used(nb201_table, monkeypatch):

@@ -175,6 +175,30 @@ def test_what_cannot_be_resumed_is_named(tmp_path):
         nasplug.resume(tmp_path / "run")
 
 
+class Mirrored(Space):
+    """Archs read the same backwards."""
+
+    def canonical(self, archs):
+        return np.minimum(archs, archs[:, ::-1])
+
+
+def test_a_space_is_found_again_by_its_name_or_has_to_be_given(tmp_path):
+    nb201 = nasplug.space("nb201")
+    first = nasplug.search(
+        Climber(), space=nb201, evaluate=len, budget=20, out=tmp_path / "known", tracking=False
+    )
+    again = nasplug.resume(tmp_path / "known", method=Climber(), evaluate=len)
+    assert type(again.search.space) is type(nb201)
+    assert table(again.search.trials) == table(first.search.trials)
+
+    mine = Mirrored(SPACE.decisions, "mirrored")
+    first = run(tmp_path / "mine", space=mine)
+    with pytest.raises(NasplugError, match=r"space of yours, mirrored: .*resume\(run_dir, space="):
+        nasplug.resume(tmp_path / "mine", method=Climber(), evaluate=score)
+    again = nasplug.resume(tmp_path / "mine", method=Climber(), evaluate=score, space=mine)
+    assert table(again.search.trials) == table(first.search.trials)
+
+
 def test_numbers_of_numpy_are_numbers(tmp_path):
     one = run(tmp_path / "one", seed=np.int64(3), budget=np.int64(12))
     again = nasplug.resume(tmp_path / "one", method=Climber(), evaluate=score)

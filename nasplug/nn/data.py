@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,14 @@ class Lazy:
         return image if isinstance(image, Tensor) else torch.tensor(np.asarray(image))
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        return torch.stack(list(self.pool.map(self.read, rows.tolist())))
+        images = list(self.pool.map(self.read, rows.tolist()))
+        shapes = {tuple(image.shape) for image in images}
+        if len(shapes) > 1:
+            raise NasplugError(
+                "a Dataset must give images of one shape: resize or crop them, got "
+                f"{sorted(shapes)[:3]}"
+            )
+        return torch.stack(images)
 
     def to(self, device: torch.device | str) -> Lazy:
         return self
@@ -213,11 +221,16 @@ def of(train: Any, *, val: Any = None, test: Any = None, padding: int = 0, seed:
 def _labels(dataset: Any) -> Tensor:
     """Without reading the images, where the data set says."""
     known = getattr(dataset, "targets", None)
-    labels = known if known is not None else [dataset[i][1] for i in range(len(dataset))]
-    labels = torch.as_tensor(labels, dtype=torch.int64)
-    if not len(labels) or int(labels.min()) < 0:
-        raise NasplugError("a Dataset needs images, with class labels 0, 1, 2, ...")
-    return labels
+    try:
+        labels = [dataset[i][1] for i in range(len(dataset))] if known is None else known
+        array = np.array([index(label) for label in labels], np.int64)
+    except (TypeError, IndexError):  # no pairs, or labels that are no whole numbers
+        array = np.zeros(0, np.int64)
+    if not len(array) or array.min() < 0:
+        raise NasplugError(
+            "a Dataset gives pairs of an image and a class label, a whole number: 0, 1, 2, ..."
+        )
+    return torch.from_numpy(array)
 
 
 def _part(dataset: Any, labels: Tensor, rows: Tensor | None = None) -> Part:

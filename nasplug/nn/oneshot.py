@@ -190,7 +190,7 @@ class Oneshot(Method):
         )  # fmt: skip
         # This method scores what it proposes; the problem's own evaluator is only looked up.
         self.table = search.problem
-        self.region = self.table.evaluator.region
+        self.region = self.table.region or search.space
         self.report = getattr(self.table.evaluator, "report", "report")
         if self.table.evaluator_name != "table":
             self.report = "test_acc"
@@ -271,9 +271,11 @@ class Oneshot(Method):
     def _finite(self, loss: Tensor, which: str) -> float:
         value = loss.item()
         if not np.isfinite(value):
+            kept = "the run directory holds the checkpoint of the epoch before. "
             raise NasplugError(
-                f"the {which} loss is {value} at step {self.step} (epoch {self.epoch}); the run "
-                "directory holds the checkpoint of the epoch before. Lower lr or arch_lr"
+                f"the {which} loss is {value} at step {self.step} (epoch {self.epoch}); "
+                f"{kept if self.epoch else ''}Lower lr or arch_lr, or see whether all images are "
+                "finite"
             )
         return value
 
@@ -412,12 +414,15 @@ def _images(given: Any, search: Search) -> Images:
     from nasplug.nn import data
 
     if given is None:
+        if search.problem.evaluator is None:
+            raise NasplugError(f"{search.method_name} trains a supernet: on what? Give data=")
         return data.load(search.problem.data, search.seed)
     if isinstance(given, data.Images):
         return given
     if not (hasattr(given, "__getitem__") and hasattr(given, "__len__")) or isinstance(given, str):
         raise NasplugError(
-            f"data takes a torch Dataset or nasplug.nn.data.Images, from Python, got {given!r}"
+            "data takes a torch Dataset or nasplug.nn.data.Images, from Python (and once more to "
+            f"resume), got {given!r}"
         )
     return data.of(given, seed=search.seed)
 
