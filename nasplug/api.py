@@ -67,7 +67,7 @@ def search(
         ``repeats="count"``. `max_cost` and `max_seconds` end the search earlier, by the cost
         that the benchmark states and by the clock.
     within: a Subspace, or the run directory of a search that ended with one; that also says on
-        which problem, if `on` does not.
+        which problem or space, if nothing else does.
     constraints: such as ``["flops<=300e6"]``; archs that break one are never selected.
     prune: let the median of earlier trials stop hopeless ones, where `evaluate` reports steps.
     out: the run directory; True for a new one under ``runs/``, as always if `tracking`. Without
@@ -84,7 +84,7 @@ def search(
         "max_cost": max_cost, "max_seconds": max_seconds,
     }  # fmt: skip
     if on is None and space is None and isinstance(within, Path | str):
-        on = RunDirectory.open(within)[1]["problem"]
+        on, space = _searched(RunDirectory.open(within)[1])
     chosen, name = _method(method, hyperparameters)
     target = _problem(chosen, on, space, evaluate, direction, evaluator, reward, report, seed)
     target = _adapted(chosen, target)
@@ -146,8 +146,7 @@ def resume(
             f"{run_dir} scored archs with a function of yours: "
             "nasplug.resume(run_dir, evaluate=function)"
         )
-    if run["problem"] is None and space is None:
-        space = _read(run["space"])
+    on, space = _searched(run, space)
     if method is None:
         cls = registry().get("method", run["method"])
         for source in sources:
@@ -157,7 +156,7 @@ def resume(
     else:
         chosen, name = _method(method, sources)
     target = _problem(
-        chosen, run["problem"], space, evaluate, run["direction"], run["evaluator"], run["reward"],
+        chosen, on, space, evaluate, run["direction"], run["evaluator"], run["reward"],
         run["report"], run["options"]["seed"],
     )  # fmt: skip
     target = _adapted(chosen, target)
@@ -281,16 +280,25 @@ def _written(space: Space) -> dict[str, Any]:
     return {"name": space.name, "decisions": _jsonable(space.decisions) if plain else None}
 
 
-def _read(written: Mapping[str, Any]) -> Space:
-    """The inverse of `_written`; NasplugError if it is of a class that nobody has registered."""
+def _searched(
+    run: Mapping[str, Any], given: Space | None = None
+) -> tuple[str | None, Space | None]:
+    """What run.json was on: the name of a problem, or a space, which may be given again.
+
+    Raises NasplugError if the space is of a class that nobody has registered.
+    """
+    if run["problem"]:
+        return run["problem"], None
+    written = run["space"]
+    if given is not None:
+        return None, given
     if written["decisions"]:
-        return Space(written["decisions"], written["name"])
+        return None, Space(written["decisions"], written["name"])
     try:
-        return named(written["name"])
+        return None, named(written["name"])
     except NasplugError:
         raise NasplugError(
-            f"the search was in a space of yours, {written['name']}: "
-            "nasplug.resume(run_dir, space=...)"
+            f"{written['name']} is a space of yours, which has to be given again: space=..."
         ) from None
 
 
