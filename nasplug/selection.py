@@ -56,14 +56,16 @@ class Selection:
         return self.ranked(1)[0]
 
     def ranked(self, n: int = 10) -> list[Trial]:
-        """The first n selected archs as trials (without a number if one was never scored)."""
+        """The first n selected archs as trials (without a number if one was never scored).
+
+        An arch that a supernet has scored after several epochs is the last of these trials.
+        """
         trials = self.search.trials
-        first: dict[Any, int] = {}
-        for number, key in enumerate(trials.space.keys(trials.archs)):
-            first.setdefault(key, number)
+        rows = np.flatnonzero(~trials.repeats)
+        last = dict(zip(trials.space.keys(trials.archs[rows]), rows.tolist(), strict=True))
         found = []
         for arch in self.archs[:n]:
-            scored = first.get(trials.space.keys(arch[None])[0])
+            scored = last.get(trials.space.keys(arch[None])[0])
             found.append(Trial(-1, arch, trials.space) if scored is None else trials[scored])
         return found
 

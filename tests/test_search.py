@@ -124,6 +124,25 @@ def test_the_first_result_counts():
     assert result.search.trials.values.min() == -5.0
 
 
+class Supernet(Method):
+    """Scores by itself, the same arch again and again."""
+
+    @hookimpl
+    def propose(self, search, subspace):
+        return ArchSet(SPACE, [[0, 0, 0]])
+
+    @hookimpl
+    def evaluate(self, search, candidates):
+        trials = search.candidates(candidates.archs)
+        return trials.tell(values=float(search.round))
+
+
+def test_a_method_that_scores_by_itself_needs_no_function():
+    result = search(Supernet(), evaluate=None, budget=4)
+    assert result.search.trials.values.tolist() == [0, 1, 2, 3]
+    assert (result.best.number, result.best.value) == (3, 3)  # what is known of it now
+
+
 def test_defaults_need_only_propose():
     result = search(budget=1000)
     assert result.best.value == 12

@@ -176,7 +176,8 @@ class Oneshot(Method):
         self.device = gpu if torch.cuda.is_available() else "cpu"
         self.images: Images = images.to(self.device)
         name = search.space.name
-        sizes = SIZES.get((name, search.problem.data)) or SIZES.get((name, ""), SIZES["nb201", ""])
+        wanted = [(n, d) for n in (name, "nb201") for d in (search.problem.data, "")]
+        sizes = next(SIZES[key] for key in wanted if key in SIZES)
         self.sizes = {name: getattr(self, name) or sizes[name] for name in sizes}
         self.total = min(self.sizes["epochs"], search.budget)
         self.net: Supernet = self.make_supernet(search)
