@@ -18,7 +18,7 @@ import click
 import nasplug
 from nasplug import Layered, NasplugError, cli_space, hookimpl
 from nasplug.errors import unknown
-from nasplug.plugins import registry
+from nasplug.plugins import WHERE_METHODS_ARE, registry
 
 if TYPE_CHECKING:
     from nasplug.hyperparameters import Hyperparameter
@@ -82,7 +82,7 @@ def cli() -> None:
 
     \b
     nasplug list methods                     what there is to choose from
-    nasplug run dsm --on nb201/digits        search; nothing to download
+    nasplug run METHOD --on nb201/digits     search; nothing to download
     nasplug ui                               look at the runs
     """
 
@@ -119,7 +119,7 @@ def methods(as_json: bool) -> None:
         for name, cls in sorted(registry().methods.items())
     ]
     if not rows and not as_json:
-        raise NasplugError("no method is installed: pip install nasplug-dsm nasplug-baselines")
+        raise NasplugError(f"no method is installed: {WHERE_METHODS_ARE}")
     show_rows(rows, as_json)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from nasplug.errors import NasplugError
-from nasplug.plugins import registry
+from nasplug.plugins import WHERE_METHODS_ARE, registry
 
 MB = 1 << 20
 MEMORY = {"table": 200 * MB, "train": 1000 * MB}  # what a search with this evaluator takes
@@ -81,9 +81,7 @@ def _plugins() -> Iterator[Check]:
                 f"reinstall or upgrade {plugin.name}; the other plugins work without it",
             )  # fmt: skip
     if not registry().methods:
-        yield Check(
-            "methods", "fail", "none installed", "pip install nasplug-dsm nasplug-baselines"
-        )
+        yield Check("methods", "fail", "none installed", WHERE_METHODS_ARE)
     else:
         yield Check("methods", "ok", ", ".join(sorted(registry().methods)))
 

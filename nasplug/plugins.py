@@ -16,6 +16,7 @@ from nasplug import hookspecs
 from nasplug.errors import NasplugError, unknown
 
 BUILT_IN = ("nasplug.spaces", "nasplug.evaluators")
+WHERE_METHODS_ARE = "every paper is a distribution of its own: pip install one of plugins/nasplug-*"
 
 
 @dataclass

@@ -200,7 +200,7 @@ class SkeletonSpace(Costed):
         """All of it as a layered subspace of its own."""
         raise NasplugError(
             f"{self.name} has too many choices in each layer to train side by side: evolve a "
-            "space of a few first, `nasplug run autospace`, and search --within its run directory"
+            "space of a few first, with a method that does, and search --within its run directory"
         )
 
     def to_str(self, arch: npt.ArrayLike) -> str:

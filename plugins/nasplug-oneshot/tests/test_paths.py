@@ -222,5 +222,5 @@ def test_killed_and_resumed_is_never_killed(tmp_path):
 def test_spaces_without_layers_are_refused():
     with pytest.raises(NasplugError, match="paths are searched in spaces of layers"):
         search("proxyless", on="nb201/digits")
-    with pytest.raises(NasplugError, match="nasplug run autospace"):
+    with pytest.raises(NasplugError, match="evolve a space of a few first"):
         search("spos", on="open-cells/digits")
