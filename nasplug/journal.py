@@ -21,7 +21,7 @@ import numpy.typing as npt
 from nasplug.errors import NasplugError
 from nasplug.trial import Trials
 
-FORMAT = 1  # of the run directory; a directory of another format is refused
+FORMAT = 2  # of the run directory; a directory of another format is refused
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS trials (
@@ -70,7 +70,7 @@ class RunDirectory:
                 f"{path} was written in format {version} by nasplug {run.get('nasplug')}; this "
                 f"version reads format {FORMAT}: install that version, or run it anew"
             )
-        if lacking := {"method", "problem", "options", "environment"} - run.keys():
+        if lacking := {"method", "problem", "space", "options", "environment"} - run.keys():
             raise NasplugError(f"{path} is damaged: its run.json has no {min(lacking)}")
         return cls(path), run
 

@@ -384,7 +384,7 @@ def test_taken_and_foreign_directories(nasplug: Callable[..., Answer]) -> None:
     assert "format 99" in later.err
     Path("d/run.json").write_text("{")
     assert "is not a run directory" in nasplug("resume", "d").err
-    Path("d/run.json").write_text('{"format": 1}')
+    Path("d/run.json").write_text(json.dumps({"format": record["format"]}))
     damaged = nasplug("resume", "d")
     assert damaged.code == 2
     assert "d is damaged: its run.json has no" in damaged.err

@@ -59,7 +59,7 @@ def score(arch):
 def flaky(arch):
     if arch["d0"] == 1:
         raise ValueError("no such width")
-    return {"value": score(arch), "report": -score(arch), "cost": 2.0}
+    return {"value": score(arch), "report": -score(arch), "cost": 2.0, "top@5": score(arch) / 2}
 
 
 class Sampler(Method):
@@ -137,6 +137,7 @@ def test_a_search_in_the_local_store(runs):
     assert points(runs, run, "value") == values
     assert points(runs, run, "report") == [(number, -value) for number, value in values]
     assert points(runs, run, "cost") == [(number, 2.0) for number in good]
+    assert points(runs, run, "top_5") == [(number, value / 2) for number, value in values]
     assert points(runs, run, "failed")[-1][1] == 50 - len(good)
     best = points(runs, run, "best_value")
     assert [value for _, value in best] == sorted(value for _, value in best)

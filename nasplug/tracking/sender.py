@@ -30,6 +30,7 @@ from nasplug.trial import State
 METRICS = 1000  # that MLflow takes in one batch
 PARAM, TAG = 6000, 5000  # characters that MLflow keeps
 PARAMS = 100  # in one batch
+MEASURED = 100  # further metrics of a trial that are sent
 LOOK = 1000  # trials read at a time
 FIRST = 1.0  # seconds without a trial after which a search gets its MLflow run all the same
 GRACE = 5.0  # seconds without success, after a search has ended, before giving it up
@@ -50,10 +51,10 @@ ARTIFACTS = (
 )  # fmt: skip
 
 SELECT = (
-    "SELECT number, value, report, cost, state, feasible, elapsed FROM trials "
+    "SELECT number, value, report, cost, state, feasible, metrics, elapsed FROM trials "
     "WHERE number >= ? ORDER BY number LIMIT ?"
 )
-Row = tuple[int, float | None, float | None, float | None, int, int, float]
+Row = tuple[int, float | None, float | None, float | None, int, int, str | None, float]
 
 
 class Sender:
@@ -218,7 +219,7 @@ class Sender:
         batch: list[Any] = []
         best, failed, count = self._notes["best"], self._notes["failed"], 0
         for row in rows:
-            number, value, report, _, state, feasible, elapsed = row
+            number, value, report, _, state, feasible, _, elapsed = row
             points = self._points(row)
             if state == State.FAILED:
                 failed += 1
@@ -244,14 +245,15 @@ class Sender:
 
         count = 0
         while rows:
-            batch = [
+            points = [
                 Metric(name, x, self._when(row[-1]), row[0])
-                for row in rows[: METRICS // 4]
+                for row in rows
                 for name, x in self._points(row).items()
             ]
-            self._client.log_batch(self._notes["run_id"], metrics=batch)
-            count += len(rows[: METRICS // 4])
-            rows = rows[METRICS // 4 :] or self._rows(rows[-1][0] + 1)
+            for i in range(0, len(points), METRICS):
+                self._client.log_batch(self._notes["run_id"], metrics=points[i : i + METRICS])
+            count += len(rows)
+            rows = self._rows(rows[-1][0] + 1)
         self._note(trials=self._notes["sent"] + count)
 
     def _summarise(self, status: dict[str, Any]) -> None:
@@ -288,10 +290,12 @@ class Sender:
     # ---- what is sent
 
     def _points(self, row: Row) -> dict[str, float]:
-        _, value, report, cost, state, _, _ = row
+        _, value, report, cost, state, _, metrics, _ = row
         if state == State.FAILED:
             return {}
-        return _named(value=value, report=report, cost=cost)
+        more = list(json.loads(metrics).items()) if metrics else []
+        measured = {_key(name): x for name, x in more[:MEASURED]}
+        return _named(**measured | {"value": value, "report": report, "cost": cost})
 
     def _params(self) -> dict[str, Any]:
         run = self._run
