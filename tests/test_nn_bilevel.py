@@ -169,5 +169,5 @@ def test_a_dataset_of_the_users_own(monkeypatch):
             torch.testing.assert_close(a, b)
     with pytest.raises(NasplugError, match="channels, height, width"):
         of([(np.zeros((8, 8)), 0)] * 4)
-    with pytest.raises(NasplugError, match="class labels"):
+    with pytest.raises(NasplugError, match="class label, a whole number"):
         of([(np.zeros((1, 8, 8)), -1)] * 4)
