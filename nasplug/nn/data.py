@@ -19,6 +19,7 @@ from torch.nn import functional
 from nasplug.errors import NasplugError
 
 IN_MEMORY = 2**31  # bytes of a user's data set that are kept as one tensor
+PAIRS = "a Dataset gives pairs of an image and a class label, a whole number: 0, 1, 2, ..."
 SAMPLE = 5000  # images from which the mean and the spread of a user's data set are taken
 
 
@@ -221,16 +222,20 @@ def of(train: Any, *, val: Any = None, test: Any = None, padding: int = 0, seed:
 def _labels(dataset: Any) -> Tensor:
     """Without reading the images, where the data set says."""
     known = getattr(dataset, "targets", None)
+    if known is None:
+        labels = [_label(dataset[i]) for i in range(len(dataset))]
+    else:
+        labels = [_label((None, label)) for label in known]
+    if min(labels, default=-1) < 0:
+        raise NasplugError(PAIRS)
+    return torch.tensor(labels)
+
+
+def _label(pair: Any) -> int:
     try:
-        labels = [dataset[i][1] for i in range(len(dataset))] if known is None else known
-        array = np.array([index(label) for label in labels], np.int64)
-    except (TypeError, IndexError):  # no pairs, or labels that are no whole numbers
-        array = np.zeros(0, np.int64)
-    if not len(array) or array.min() < 0:
-        raise NasplugError(
-            "a Dataset gives pairs of an image and a class label, a whole number: 0, 1, 2, ..."
-        )
-    return torch.from_numpy(array)
+        return index(pair[1])
+    except (TypeError, IndexError):
+        raise NasplugError(PAIRS) from None
 
 
 def _part(dataset: Any, labels: Tensor, rows: Tensor | None = None) -> Part:
