@@ -99,7 +99,6 @@ def search(
                 "hyperparameters": _jsonable(getattr(chosen, "hyperparameters", hyperparameters)),
                 "problem": target.name if on else None,
                 "space": None if on else _written(target.space),
-                "function": evaluate is not None,
                 "direction": direction,
                 "evaluator": evaluator,
                 "reward": reward,
@@ -141,7 +140,7 @@ def resume(
     returns its selection.
     """
     directory, run = RunDirectory.open(run_dir)
-    if run["function"] and evaluate is None:
+    if run["scores"]["evaluator"] == "function" and evaluate is None:
         raise NasplugError(
             f"{run_dir} scored archs with a function of yours: "
             "nasplug.resume(run_dir, evaluate=function)"

@@ -1,4 +1,7 @@
-"""Locality: whether archs that are few edits apart perform alike (LISSNAS, section 4.2)."""
+"""Locality: whether archs that are few edits apart perform alike.
+
+Gopal et al., IJCAI 2023, section 4.2.
+"""
 
 from __future__ import annotations
 

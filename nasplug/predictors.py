@@ -86,7 +86,7 @@ class Predictor(ABC):
 
 
 class XGBoost(Predictor):
-    """Gradient-boosted trees, as in the paper of LISSNAS and in NAS-Bench-301.
+    """Gradient-boosted trees, as in Gopal et al. (IJCAI 2023) and in NAS-Bench-301.
 
     `path` opens a model that `save` (or XGBoost itself, on the space's features) wrote.
     """

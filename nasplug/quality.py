@@ -1,4 +1,4 @@
-"""Quality of a region of a space, against the whole: what LISSNAS and its peers are judged by.
+"""Quality of a region of a space, against the whole: what shrinking a space is judged by.
 
 Archs of a region are queried (all of them if they are few), and everything is said of those; a
 mean or a probability that rests on a sample comes with a bootstrap interval.

@@ -253,7 +253,7 @@ class ArchSet(Subspace):
 
 
 class Layered(Subspace):
-    """Each layer takes one of some choices of its own (AutoSpace's learned spaces).
+    """Each layer takes one of some choices of its own (learned spaces).
 
     The decisions of the space are those of its layers one after the other, as many in each;
     ``choices[i]`` (K_i, d / L) are what layer i may be. An edit is another choice of a layer:

@@ -1,4 +1,4 @@
-"""A layered subspace as a space of its own, such as AutoSpace learns them; kept as JSON."""
+"""A layered subspace as a space of its own, such as a search may end with; kept as JSON."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The hand-made space of mobile networks: an inverted residual, or nothing, in each layer.
 
-Cai, Zhu and Han, "ProxylessNAS", ICLR 2019; the space that AutoSpace is compared with.
+Cai, Zhu and Han, ICLR 2019; the space that learned ones are compared with.
 """
 
 from __future__ import annotations

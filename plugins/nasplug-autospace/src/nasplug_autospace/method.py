@@ -3,6 +3,7 @@ ICCV 2021). Equation numbers are the paper's."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,10 +58,8 @@ class AutoSpace(Oneshot):
     compensate = Bool(
         True, tunable=False, doc="scale the gradient of cells that are seldom drawn (eq. 4)"
     )
-    lr = Float(0.1, low=1e-5, high=10, log=True, doc="of the weights: SGD, cosine to 0.001")
-    warmup = Int(
-        5, low=0, high=100_000, tunable=False, doc="first epochs, in which only the weights learn"
-    )
+    lr = replace(Oneshot.lr, default=0.1)
+    warmup = replace(Oneshot.warmup, default=5)
     madds = Float(
         2.0, low=0.1, high=1000, log=True,
         doc="limit of a cell (eq. 1), in multiply-adds of the inverted residual of expansion 6",

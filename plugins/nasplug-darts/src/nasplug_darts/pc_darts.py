@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from nasplug import Float, Int, Search
+from nasplug import Int, Search
 from nasplug.nn.oneshot import Oneshot
 
 if TYPE_CHECKING:
@@ -23,11 +24,9 @@ class PCDarts(Oneshot):
     paper = "Xu et al., PC-DARTS: Partial Channel Connections, ICLR 2020"
 
     K = Int(4, low=2, high=64, doc="1/K of the channels pass the operations")
-    lr = Float(0.1, low=1e-5, high=10, log=True, doc="of the weights: SGD, cosine to 0.001")
-    arch_lr = Float(6e-4, low=1e-6, high=10, log=True, doc="of the architecture: Adam")
-    warmup = Int(
-        15, low=0, high=100_000, tunable=False, doc="first epochs, in which only the weights learn"
-    )
+    lr = replace(Oneshot.lr, default=0.1)
+    arch_lr = replace(Oneshot.arch_lr, default=6e-4)
+    warmup = replace(Oneshot.warmup, default=15)
 
     @property
     def partial(self) -> int:

@@ -3,6 +3,7 @@ Zhu and Han, ICLR 2019), with multiply-adds for the latency, as AutoSpace has it
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +37,7 @@ class Proxyless(Oneshot):
     )  # fmt: skip
     target_madds = Float(0.0, low=0, high=1e15, tunable=False, doc="multiply-adds; 0: no limit")
     penalty = Float(1.0, low=0, high=1e3, doc="λ: of the expected MAdds over the target (eq. 6)")
-    lr = Float(0.1, low=1e-5, high=10, log=True, doc="of the weights: SGD, cosine to 0.001")
+    lr = replace(Oneshot.lr, default=0.1)
     arch_lr = Float(
         6e-3, low=1e-6, high=10, log=True, doc="of the paths: Adam; the paper: 0.01 to reinforce"
     )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,7 +42,7 @@ class SPOS(Oneshot):
         doc="a random path per step, or (FairNAS) as many paths as a layer has choices, so that "
         "each is trained once per step",
     )  # fmt: skip
-    lr = Float(0.1, low=1e-5, high=10, log=True, doc="of the weights: SGD, cosine to 0.001")
+    lr = replace(Oneshot.lr, default=0.1)
     target_madds = Float(0.0, low=0, high=1e15, tunable=False, doc="multiply-adds; 0: no limit")
     population = Int(50, low=2, high=10_000, log=True, doc="archs in a generation")
     parents = Int(10, low=1, high=10_000, log=True, doc="the best so far that have children")
