@@ -26,20 +26,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from nasplug.nn.chain import Network, inverted_residual
 from torch import Tensor, nn
 from torch.nn import functional
 
 import nasplug
-from nasplug.api import shrunk
-from nasplug.journal import RunDirectory, write_json
+from nasplug.kernel.registry import registry
+from nasplug.kernel.subspace import Layered
 from nasplug.nn.bilevel import BiLevel, Mixture
-from nasplug.nn.chain import Network, inverted_residual
 from nasplug.nn.data import Images, Stream, cifar10
 from nasplug.nn.mixed import MixedOp, batch_statistics, binary_gates, mix
 from nasplug.nn.training import fixed_threads, initialise, place, train
-from nasplug.plugins import registry
-from nasplug.spaces.open_cells import OpenCells
-from nasplug.subspace import Layered
+from nasplug.run.api import shrunk
+from nasplug.run.directory import RunDirectory, write_json
+from nasplug.spaces.open_cells.space import OpenCells
 from nasplug_autospace.evolution import Rules
 from nasplug_autospace.method import limits
 

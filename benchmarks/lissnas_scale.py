@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import nasplug
-from nasplug.predictors import XGBoost
+from nasplug.analysis.predictors import XGBoost
 from nasplug_lissnas.shrink import WORK, Pockets, classes, first_of_each
 
 ARCHS = 500_000

@@ -27,7 +27,7 @@ from nasplug.nn import data
 from nasplug.nn.bilevel import Batch, BiLevel, Mixture
 from nasplug.nn.mixed import gumbel
 from nasplug.nn.training import initialise, place
-from nasplug.spaces.nb201 import NB201
+from nasplug.spaces.nb201.space import NB201
 
 BATCH = 64
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import nasplug
-from nasplug.plugins import registry
+from nasplug.kernel.registry import registry
 
 BUDGET = 200
 PAPER = {"K": 4, "M": 4, "samples": 1, "unseen": False, "repeats": "count"}

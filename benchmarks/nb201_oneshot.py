@@ -29,9 +29,9 @@ import pyarrow.parquet as parquet
 from scipy.stats import spearmanr
 
 import nasplug
-from nasplug.journal import RunDirectory
+from nasplug.kernel.registry import registry
 from nasplug.nn.data import Images, cifar10
-from nasplug.plugins import registry
+from nasplug.run.directory import RunDirectory
 
 SPACE = nasplug.space("nb201")
 EDGES = SPACE.names

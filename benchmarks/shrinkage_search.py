@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import nasplug
-from nasplug.quality import bootstrap
+from nasplug.analysis.quality import bootstrap
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = ("random", "regularized-evolution", "dsm")

@@ -21,8 +21,16 @@ from typing import Any
 import numpy as np
 
 import nasplug
-from nasplug.problem import Problem, problem
-from nasplug.quality import GOOD, bootstrap, costs, coverage, diversity, reports, shrink_index
+from nasplug.analysis.quality import (
+    GOOD,
+    bootstrap,
+    costs,
+    coverage,
+    diversity,
+    reports,
+    shrink_index,
+)
+from nasplug.kernel.problem import Problem, problem
 
 METHODS = (
     "lissnas", "shrink-top", "shrink-random", "shrink-abs", "shrink-padnas", "shrink-nse",

@@ -27,7 +27,7 @@ from nasplug.nn.bilevel import BiLevel, Mixture
 from nasplug.nn.convolution import AvgPool, Depthwise, Pointwise
 from nasplug.nn.mixed import Op, Shared
 from nasplug.nn.training import initialise
-from nasplug.spaces.darts import Darts
+from nasplug.spaces.darts.space import Darts
 from nasplug_ddsas.method import sample, ucb
 
 SIZES = (15, 28, 42, 56, 84, 112)

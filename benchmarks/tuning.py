@@ -21,7 +21,7 @@ import optuna
 
 import nasplug
 from nasplug import tracking
-from nasplug.plugins import registry
+from nasplug.kernel.registry import registry
 
 CLOCK = os.sysconf("SC_CLK_TCK")
 SPACE = nasplug.Space({f"d{i}": range(8) for i in range(8)}, name="toy")

@@ -1,33 +1,37 @@
 """nasplug: neural architecture search as plugins. Importing it needs numpy and pluggy only."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from nasplug._version import __version__
 from nasplug.errors import NasplugError
 from nasplug.hookspecs import hookimpl
-from nasplug.hyperparameters import Bool, Choice, Float, Int, Method, Source
-from nasplug.selection import Selection
-from nasplug.space import Space
-from nasplug.subspace import ArchSet, Ball, Layered, Mask, Subspace
-from nasplug.trial import State, Trial, TrialPruned, Trials
+from nasplug.kernel.method import Bool, Choice, Float, Hyperparameter, Int, Method, Source
+from nasplug.kernel.problem import Problem, problem, problems, space
+from nasplug.kernel.search import Search
+from nasplug.kernel.selection import Selection, best_trials
+from nasplug.kernel.space import ENUMERABLE, Archs, Space
+from nasplug.kernel.subspace import ArchSet, Ball, Layered, Mask, Region, Subspace
+from nasplug.kernel.trial import State, Trial, TrialPruned, Trials
 
-__version__ = "0.1.0"
-
-from nasplug.api import resume, search
-from nasplug.problem import Problem, problem, problems, space
-from nasplug.search import Search
+if TYPE_CHECKING:
+    from nasplug.run.api import resume, search
+    from nasplug.tuning import tune
 
 __all__ = [
-    "ArchSet", "Ball", "Bool", "Choice", "Float", "Int", "Layered", "Mask", "Method",
-    "NasplugError", "Problem", "Search", "Selection", "Source", "Space", "State", "Subspace",
-    "Trial", "TrialPruned", "Trials", "hookimpl", "problem", "problems", "resume", "search",
-    "space", "tune",
+    "ENUMERABLE", "ArchSet", "Archs", "Ball", "Bool", "Choice", "Float", "Hyperparameter", "Int",
+    "Layered", "Mask", "Method", "NasplugError", "Problem", "Region", "Search", "Selection",
+    "Source", "Space", "State", "Subspace", "Trial", "TrialPruned", "Trials", "__version__",
+    "best_trials", "hookimpl", "problem", "problems", "resume", "search", "space", "tune",
 ]  # fmt: skip
+
+# What brings more along than numpy and pluggy is imported when it is used.
+_LATE = {"search": "nasplug.run.api", "resume": "nasplug.run.api", "tune": "nasplug.tuning"}
 
 
 def __getattr__(name: str) -> Any:
-    """`nasplug.tune` brings Optuna along, so it is imported when it is used."""
-    if name == "tune":
-        from nasplug.tuning import tune
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return tune
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_LATE[name]), name)
+    return found

@@ -5,6 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# What an optional module is installed by; any other is its own distribution.
+EXTRAS = {
+    "torch": "nasplug[torch]", "sklearn": "nasplug[torch]", "torchvision": "nasplug[vision]",
+    "scipy": "nasplug[predictors]", "xgboost": "nasplug[predictors]", "pyarrow": "nasplug[tables]",
+    "matplotlib": "nasplug[plots]", "mlflow": "nasplug[tracking]", "optuna": "nasplug[tuning]",
+    "sqlalchemy": "nasplug[tuning]",
+}  # fmt: skip
+
 
 class NasplugError(Exception):
     """Something the user can mend: the message names the thing and the fix.
@@ -26,3 +34,15 @@ def unknown(
     names = [prefix + one for one in near or known]
     hint = f"did you mean {' or '.join(names)}?" if near else f"known: {', '.join(names) or 'none'}"
     return NasplugError(f"unknown {kind} {prefix + name!r}; {hint}{f' ({fix})' if fix else ''}")
+
+
+def lacking(what: str, error: ImportError) -> NasplugError:
+    """An error for what needs a package that is not installed, with the command that installs it.
+
+    >>> str(lacking("training", ModuleNotFoundError("No module named 'torch'", name="torch")))
+    "training needs torch: pip install 'nasplug[torch]'"
+    """
+    module = (error.name or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or not module or module == "nasplug":
+        return NasplugError(f"{what} does not load: {error}")
+    return NasplugError(f"{what} needs {module}: pip install '{EXTRAS.get(module, module)}'")

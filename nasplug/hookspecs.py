@@ -4,17 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import pluggy
 
-if TYPE_CHECKING:
-    from nasplug.search import Search
-    from nasplug.selection import Selection
-    from nasplug.space import Archs
-    from nasplug.subspace import Region, Subspace
-    from nasplug.trial import Trials
+# The classes of `nasplug.kernel`, named and not imported: this page is below the kernel.
+Search: TypeAlias = Any
+Region: TypeAlias = Any
+Archs: TypeAlias = Any
+Trials: TypeAlias = Any
+Selection: TypeAlias = Any
+Register: TypeAlias = Any
 
 hookspec = pluggy.HookspecMarker("nasplug")
 hookimpl = pluggy.HookimplMarker("nasplug")
@@ -28,12 +28,12 @@ def sample_space(search: Search) -> Region | None:
 
 
 @hookspec(firstresult=True)
-def propose(search: Search, subspace: Region) -> Archs | Subspace:
-    """What to try there: (n, d) archs, or a subspace to treat as one relaxed network."""
+def propose(search: Search, subspace: Region) -> Archs | Region:
+    """What to try there: (n, d) archs, or a region to treat as one relaxed network."""
 
 
 @hookspec(firstresult=True)
-def evaluate(search: Search, candidates: Trials | Subspace) -> Trials:
+def evaluate(search: Search, candidates: Trials | Region) -> Trials:
     """How good it is: ``candidates.tell(values=...)`` for the rows that wait; return them."""
 
 
@@ -43,23 +43,31 @@ def update(search: Search, trials: Trials) -> None:
 
 
 @hookspec(firstresult=True)
-def select_final(search: Search) -> Selection | Archs | Subspace | None:
+def select_final(search: Search) -> Selection | Archs | Region | None:
     """The answer: ranked archs, a subspace, or both. Default: the best trials."""
 
 
-# ---- what a distribution announces
+# ---- what a distribution announces: ``register(name, "module:Class", doc)``
+#
+# The module is imported when the name is used, so it may import torch at its top; `doc` is the
+# line that lists show. A class that is imported already does too: ``register(name, Class)``.
 
 
 @hookspec
-def register_methods(register: Callable[[str, Any], None]) -> None:
-    """``register(name, MethodClass)``."""
+def register_methods(register: Register) -> None:
+    """Search methods: classes derived from `nasplug.Method`."""
 
 
 @hookspec
-def register_spaces(register: Callable[[str, Any], None]) -> None:
-    """``register(name, factory)``; the factory returns a Space and may take options."""
+def register_spaces(register: Register) -> None:
+    """Spaces: what is called with options such as ``C=8`` and returns a Space."""
 
 
 @hookspec
-def register_evaluators(register: Callable[[str, Any], None]) -> None:
-    """``register(name, EvaluatorClass)``; see `nasplug.problem.Evaluator`."""
+def register_evaluators(register: Register) -> None:
+    """Evaluators, in order of preference: see `nasplug.kernel.problem.Evaluator`."""
+
+
+@hookspec
+def register_trackers(register: Register) -> None:
+    """Trackers: a function that is called with a run directory when its search starts."""

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from nasplug import doctor
-from nasplug.doctor import Check, checksums, examine
-from nasplug.plugins import Plugin, registry
+from nasplug.cli.doctor import Check, checksums, examine
+from nasplug.kernel.registry import Plugin, registry
 
 TABLE = "nas-bench-201.parquet"
 

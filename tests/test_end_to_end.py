@@ -5,7 +5,7 @@ import pytest
 
 import nasplug
 from nasplug import Space
-from nasplug.plugins import registry
+from nasplug.kernel.registry import registry
 
 SPACE = Space({f"d{i}": range(4) for i in range(6)})
 METHODS = [
@@ -63,7 +63,8 @@ def test_a_run_directory_tells_all(tmp_path):
 def test_the_best_becomes_a_module():
     torch = pytest.importorskip("torch")
     result = nasplug.search("random", on="nb201/digits", budget=1, tracking=False)
-    model = result.best.build(num_classes=7)
+    assert result.best.build()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    model = result.best.build(classes=7, channels=3, resolution=32)
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
     assert result.best.metrics["params"] > 0
     assert 0 <= result.best.value <= 100

@@ -8,7 +8,7 @@ import pytest
 
 import nasplug
 from nasplug import NasplugError, Space
-from nasplug.locality import farthest, measure, third
+from nasplug.analysis.locality import farthest, measure, third
 
 CHAIN = Space({f"layer{i}": range(3) for i in range(9)})
 
@@ -38,7 +38,7 @@ def test_the_paper_takes_a_third_of_the_edit_distance():
 
 
 def test_neighbors_that_are_not_valid_are_left_out():
-    from nasplug.locality import _neighbors
+    from nasplug.analysis.locality import _neighbors
 
     space = nasplug.space("nb101")  # no graph of few edges has as many as all edits would make
     archs = space.sample(50, 0)
@@ -69,10 +69,8 @@ def test_equal_values_have_no_correlation_to_speak_of():
 )
 @pytest.mark.parametrize("data", ["cifar10", "cifar100"])
 def test_on_nb201_autocorrelation_falls_with_distance(data):
-    from nasplug.quality import rewards
-
     problem = nasplug.problem(f"nb201/{data}")
-    found = measure(problem.space, rewards(problem), n=4000, seed=0)
+    found = measure(problem.space, lambda archs: problem.score(archs).values, n=4000, seed=0)
     assert (np.diff(found.rwa) < 0).all()
     assert found.rwa[0] > 0.35
     assert (np.diff(found.aad) > 0).all()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import nasplug
-from nasplug.journal import RunDirectory
+from nasplug.run.directory import RunDirectory
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")

@@ -7,9 +7,9 @@ pytest.importorskip("torch")
 
 import nasplug
 from nasplug import NasplugError
+from nasplug.analysis.ranking import one_shot
+from nasplug.kernel.subspace import Mask
 from nasplug.nn.data import digits
-from nasplug.nn.ranking import one_shot
-from nasplug.subspace import Mask
 
 SPACE = nasplug.space("nb201")
 

@@ -23,7 +23,7 @@ from nasplug.nn.mixed import (  # noqa: E402
 )
 from nasplug.nn.supernet import supernet  # noqa: E402
 from nasplug.nn.training import initialise  # noqa: E402
-from nasplug.spaces.darts import EdgeMask  # noqa: E402
+from nasplug.spaces.darts.space import EdgeMask  # noqa: E402
 
 SPACES = {"nb201": {"C": 4, "layers": 1}, "darts": {"C": 4, "layers": 3}}
 

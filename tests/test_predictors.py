@@ -5,7 +5,7 @@ import pytest
 
 import nasplug
 from nasplug import NasplugError
-from nasplug.predictors import PREDICTORS, XGBoost, held_out, normal_scores, predictor
+from nasplug.analysis.predictors import PREDICTORS, XGBoost, held_out, normal_scores, predictor
 
 pytest.importorskip("sklearn")
 pytest.importorskip("xgboost")

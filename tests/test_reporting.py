@@ -9,7 +9,7 @@ import pytest
 
 import nasplug
 from nasplug import ArchSet, Method, Selection, Space, hookimpl
-from nasplug.reporting import _incumbents, _limits, summary, table, write
+from nasplug.run.report import _incumbents, _limits, summary, table, write
 
 SPACE = Space({"width": [16, 32, 64], "act": ["relu", "gelu"], "depth": range(4)}, name="toy")
 

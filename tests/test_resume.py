@@ -13,7 +13,7 @@ import pytest
 
 import nasplug
 from nasplug import Method, NasplugError, Space, hookimpl
-from nasplug.journal import RunDirectory
+from nasplug.run.journal import Journal
 
 SPACE = Space({f"d{i}": range(4) for i in range(6)})
 
@@ -92,7 +92,7 @@ def test_killed_and_resumed_is_never_killed(tmp_path, method, repeats, after):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
 
-    journaled = list(RunDirectory(out).rows())
+    journaled = Journal(out, read=True).read()
     assert len(journaled) < 120
     calls = []
 
@@ -108,11 +108,11 @@ def test_killed_and_resumed_is_never_killed(tmp_path, method, repeats, after):
     assert table(resumed.search.trials) == table(never.search.trials)
     assert str(resumed.best) == str(never.best)
     fresh = (~never.search.trials.repeats).sum()
-    known = sum(not row["repeat"] for row in journaled)
+    known = sum(not row.repeat for row in journaled)
     assert len(calls) == fresh - known  # what was scored before is not scored again
-    rows = list(RunDirectory(out).rows())
-    assert [row["number"] for row in rows] == list(range(120))
-    assert resumed.search.elapsed >= max(row["elapsed"] for row in rows)
+    rows = Journal(out, read=True).read()
+    assert [row.number for row in rows] == list(range(120))
+    assert resumed.search.elapsed >= max(row.elapsed for row in rows)
 
 
 def run(path, **options):

@@ -20,7 +20,7 @@ from nasplug import (
     State,
     hookimpl,
 )  # fmt: skip
-from nasplug.plugins import Plugin, Registry
+from nasplug.kernel.registry import Entry, Plugin, registry
 
 SPACE = Space({"width": [1, 2, 3, 4], "depth": [1, 2, 3], "act": ["relu", "gelu"]})
 
@@ -328,14 +328,10 @@ class Clash(Uniform):
     seed = Int(0)
 
 
-def test_a_hyperparameter_that_search_would_swallow_is_refused():
-    class Announces:
-        @hookimpl
-        def register_methods(self, register):
-            register("clash", Clash)
-
-    with pytest.raises(NasplugError, match="'seed' is an option"):
-        Registry().load(Plugin("clash", ""), Announces())
+def test_a_hyperparameter_that_search_would_swallow_is_refused(monkeypatch):
+    monkeypatch.setitem(registry().methods, "clash", Entry(Clash, "", Plugin("clash", "")))
+    with pytest.raises(NasplugError, match="clash: hyperparameter 'seed' is an option"):
+        search("clash")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nasplug import NasplugError
 from nasplug.spaces.anynetx import AnyNetX
-from nasplug.spaces.darts import EDGES, NODES, Darts
+from nasplug.spaces.darts.space import EDGES, NODES, Darts
 from nasplug.spaces.fairnas import FairNAS
 from nasplug.spaces.mobilenet import BLOCKS, MobileNet
 from nasplug.spaces.nb101 import INNER, NB101
@@ -416,7 +416,7 @@ def test_published_sizes():
     largest = np.full((1, 20), BLOCKS.index("k7e6"))
     assert round(MobileNet(width=1.0).params(largest)[0] / 1e6, 1) == 7.7
 
-    darts = Darts()
+    darts = Darts(C=36, layers=20)
     assert darts.params(darts.arch(DARTS_V2)[None]) == 3_349_342
 
     regnets = AnyNetX()
@@ -702,7 +702,7 @@ class CellDarts(nn.Module):
 
 
 class NetDarts(nn.Module):
-    def __init__(self, text, c=36, layers=20):
+    def __init__(self, text, c=16, layers=8):
         super().__init__()
         genotype = eval(text, {"Genotype": dict})
         self.stem = unit(3, 3 * c, 3)
@@ -738,6 +738,7 @@ NETWORKS = [
     (TransNASCell(), lambda space, arch: transnas(space.to_str(arch))),
     (NB101(), nb101),
     (Darts(), lambda space, arch: NetDarts(space.to_str(arch))),
+    (Darts(C=36, layers=20), lambda space, arch: NetDarts(space.to_str(arch), 36, 20)),
 ]
 
 
@@ -747,4 +748,5 @@ def test_costs_are_those_of_the_network(space, network):
     for arch, cost in zip(archs, space.costs(archs).T, strict=True):
         with torch.device("meta"):
             model = network(space, arch)
-        assert count(model, getattr(space, "RESOLUTION", 224)) == cost.tolist()
+        side = space.sizes.get("resolution") or getattr(space, "RESOLUTION", 224)
+        assert count(model, side) == cost.tolist()

@@ -7,14 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import nasplug
 from nasplug import NasplugError
-from nasplug.spaces.nb201 import CONV_3X3, EDGES, NB201, OPS
+from nasplug.spaces.nb201.space import CONV_3X3, EDGES, NB201, OPS
 
 SPACE = NB201()
 ARCHS = st.lists(st.integers(0, 4), min_size=6, max_size=6)
 ALL_3X3 = np.full((1, 6), CONV_3X3)
 
 torch = pytest.importorskip("torch")
+
+import nasplug.nn  # noqa: E402
 
 
 def expression(arch):
@@ -33,22 +36,10 @@ def expression(arch):
     return nodes[-1]
 
 
-def count(model, resolution, in_channels=3):
-    """(parameters, multiply-adds of convolutions and linear layers) of a built network."""
-    total = 0
-
-    def add(module, inputs, output):
-        nonlocal total
-        if isinstance(module, torch.nn.Conv2d):
-            total += module.weight.numel() * output[0, 0].numel()
-        elif isinstance(module, torch.nn.Linear):
-            total += module.weight.numel() + module.bias.numel()
-
-    for module in model.modules():
-        module.register_forward_hook(add)
-    with torch.no_grad():
-        model.eval()(torch.zeros(1, in_channels, resolution, resolution))
-    return sum(p.numel() for p in model.parameters()), total
+def count(model, shape):
+    """(parameters, multiply-adds) as the official tables have them: with the classifier's bias."""
+    params, madds = nasplug.nn.count(model, shape)
+    return params, madds + len(model[-1].bias)
 
 
 @given(ARCHS)
@@ -115,27 +106,27 @@ def test_edges_behind_a_zero_do_not_matter(to_1, to_2, op):
 
 def test_published_sizes():
     """Params and FLOPs that the official tables give for the all-3x3 cell."""
+    cifar100, imagenet = SPACE.for_data("cifar100"), SPACE.for_data("imagenet16-120")
     assert SPACE.params(ALL_3X3) == 1_531_546
-    assert SPACE.params(ALL_3X3, num_classes=100) == 1_537_396
+    assert cifar100.params(ALL_3X3) == 1_537_396
     assert SPACE.flops(ALL_3X3) == 220_119_690
-    assert SPACE.flops(ALL_3X3, num_classes=120, resolution=16) == 55_037_560
+    assert imagenet.flops(ALL_3X3) == 55_037_560
+    assert SPACE.name == cifar100.name == imagenet.name == "nb201"
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_closed_forms_equal_the_built_network(seed):
-    shape = [{}, {"C": 8, "N": 1, "in_channels": 1}, {"C": 4, "N": 2, "num_classes": 100}][seed]
-    resolution = (32, 8, 16)[seed]
-    archs = SPACE.sample(8, seed)
-    params = SPACE.params(archs, **shape)
-    flops = SPACE.flops(archs, resolution=resolution, **shape)
-    in_channels = shape.get("in_channels", 3)
-    for arch, *expected in zip(archs, params, flops, strict=True):
-        assert count(SPACE.build(arch, **shape), resolution, in_channels) == tuple(expected)
+@pytest.mark.parametrize(
+    "name", ["nb201", "nb201:C=8,N=1,channels=1,resolution=8", "nb201:C=4,N=2,classes=100"]
+)
+def test_closed_forms_equal_the_built_network(name):
+    space = nasplug.space(name)
+    archs = space.sample(8, 0)
+    measured = [count(space.build(arch), space.shape) for arch in archs]
+    assert measured == list(zip(space.params(archs), space.flops(archs), strict=True))
 
 
 def test_built_network_is_differentiable_and_all_zero_cells_too():
     for arch in ALL_3X3[0], np.zeros(6, int):
-        model = SPACE.build(arch, num_classes=7, C=4, N=1)
+        model = SPACE.sized(classes=7, C=4, N=1).build(arch)
         logits = model(torch.randn(2, 3, 32, 32))
         logits.sum().backward()
         assert logits.shape == (2, 7)
@@ -144,7 +135,7 @@ def test_built_network_is_differentiable_and_all_zero_cells_too():
 
 def test_a_cell_sums_its_edges():
     """With skips and zeros alone a cell multiplies its input by its number of paths."""
-    from nasplug.nn.nb201 import Cell
+    from nasplug.spaces.nb201.network import Cell
 
     x = torch.randn(1, 2, 4, 4)
     for arch in product((0, 1), repeat=6):

@@ -11,18 +11,20 @@ from hypothesis import strategies as st
 
 import nasplug
 from nasplug import Layered, NasplugError
-from nasplug.spaces.learned import Learned
-from nasplug.spaces.open_cells import CELLS, GENES, canonical, live
+from nasplug.kernel.registry import registry
+from nasplug.kernel.subspace import load
+from nasplug.spaces import Learned
+from nasplug.spaces.open_cells.space import CELLS, GENES, canonical, live
 
 torch = pytest.importorskip("torch")
 
-from nasplug.nn.chain import count  # noqa: E402
+from nasplug.nn import count  # noqa: E402
 
-NAMES = ("manual-irb", "open-cells")
+NAMES = ("manual-irb", "open-cells", "macro")
 
 
 def make(name, data="digits", **options):
-    return nasplug.space(name).for_data(data).resized(**options)
+    return nasplug.space(name).for_data(data).sized(**options)
 
 
 def open_cells(*texts):
@@ -36,17 +38,15 @@ def open_cells(*texts):
 )
 def test_costs_are_those_of_the_built_network(name, data, options):
     space = make(name, data, **options)
-    skeleton = space.skeleton
-    shape = (skeleton.channels, skeleton.resolution, skeleton.resolution)
     archs = space.sample(8, 0)
-    measured = [count(space.build(arch), shape) for arch in archs]
+    measured = [count(space.build(arch), space.shape) for arch in archs]
     assert measured == list(zip(space.params(archs), space.flops(archs), strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_networks_map_images_to_classes(name):
-    space = make(name)
-    model = space.build(space.sample(1, 0)[0], num_classes=7, in_channels=3)
+    space = make(name, classes=7, channels=3)
+    model = space.build(space.sample(1, 0)[0])
     assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 7)
 
 
@@ -105,7 +105,7 @@ def test_isomorphic_cells_compute_the_same(seed):
 
 
 def test_aggregations_by_hand():
-    from nasplug.nn.open_cells import aggregate
+    from nasplug.spaces.open_cells.network import aggregate
 
     terms = [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])]
     assert [aggregate(terms, how).tolist() for how in range(3)] == [[4, 6], [2, 3], [3, 8]]
@@ -123,7 +123,7 @@ def test_a_layer_that_changes_the_shape_is_there():
 def test_names_say_what_is_not_the_default():
     assert make("open-cells", "cifar10", layers=9).name == "open-cells"
     space = make("open-cells", "cifar10", layers=4, C=8)
-    assert space.name == "open-cells:layers=4,C=8"
+    assert space.name == "open-cells:C=8,layers=4"
     assert nasplug.space(space.name).for_data("cifar10").d == space.d
     assert nasplug.problem("open-cells:layers=9/digits").space.d == 9 * GENES
 
@@ -133,7 +133,9 @@ def test_names_say_what_is_not_the_default():
     [
         ("open-cells:depth=4", "unknown option of open-cells 'depth'"),
         ("open-cells:layers", "options read NAME=NUMBER"),
-        ("nb201:layers=2", "nb201 may have none"),
+        ("nb201:layers=2", "unknown option of nb201 'layers'"),
+        ("fairnas:C=2", "fairnas takes no options"),
+        ("open-cells:C=0", "C of open-cells is a number above 0, got 0"),
     ],
 )
 def test_bad_options_say_so(name, words):
@@ -147,7 +149,7 @@ def test_bad_options_say_so(name, words):
 def layered():
     space = make("open-cells")
     rng = np.random.default_rng(0)
-    rows = space.split(space.sample(200, rng))
+    rows = space.split(space.canonical(space.sample(200, rng)))  # no two of a layer are isomorphs
     return Layered(space, [np.unique(rows[:, i], axis=0)[:4] for i in range(6)])
 
 
@@ -165,7 +167,7 @@ def test_a_layered_subspace_answers_like_any_other(tmp_path):
     near = region.neighbors(archs[0], 2)
     assert len(near) == 15 * 9
     region.save(tmp_path / "region.npz")
-    again = nasplug.subspace.load(region.space, tmp_path / "region.npz")
+    again = load(region.space, tmp_path / "region.npz")
     assert np.array_equal(again.compose(region.index(archs)), archs)
 
 
@@ -187,7 +189,7 @@ def test_a_layered_subspace_refuses_what_does_not_fit():
 
 @pytest.mark.parametrize("method", ["random", "regularized-evolution", "local-search"])
 def test_any_method_stays_in_the_layers(method):
-    if method not in nasplug.plugins.registry().methods:
+    if method not in registry().methods:
         pytest.skip("needs nasplug-baselines")
     region = layered()
     result = nasplug.search(

@@ -16,11 +16,13 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 import nasplug
 from nasplug import Int, Method, NasplugError, Source, Space, hookimpl, tracking
-from nasplug.journal import RunDirectory, write_json
+from nasplug.run.directory import RunDirectory, write_json
+from nasplug.run.journal import Journal
 
 # Not importorskip: a search must not have imported it, nor must its test.
 if importlib.util.find_spec("mlflow") is None:
@@ -113,9 +115,8 @@ def points(home, run, key):
 
 
 def journal(run_dir):
-    directory, _ = RunDirectory.open(run_dir)
-    with contextlib.closing(directory):
-        return list(directory.rows())
+    with contextlib.closing(Journal(run_dir, read=True)) as trials:
+        return trials.read()
 
 
 def ending(home, run):
@@ -230,7 +231,7 @@ def test_a_search_refused_before_its_first_trial_is_no_run(runs):
 
 def test_without_mlflow(runs, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    monkeypatch.setattr(tracking, "_said_missing", False)
+    tracking._say_off.cache_clear()
     for _ in range(2):
         selection = nasplug.search(Sampler(), space=SPACE, evaluate=score, budget=5)
     assert len(selection.search.trials) == 5
@@ -248,23 +249,18 @@ def start(out, gates):
     )
 
 
-def children(pid):
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="finds the tracking process in /proc")
 def test_killed_with_its_tracker_then_synced_then_resumed(runs, tmp_path):
     out = runs / "killed"
     search = start(out, tmp_path)
     try:
         eventually(lambda: (out / "journal.sqlite").exists(), "the search")
         eventually(lambda: len(journal(out)) == 20, "20 trials")
-        (follower,) = children(search.pid)
+        (follower,) = psutil.Process(search.pid).children()
     finally:
         search.kill()
         search.communicate()
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(follower, signal.SIGKILL)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        follower.kill()
     answer = tracking.sync(out)
     assert (answer["trials"], answer["complete"]) == (20, True)
     run = answer["run_id"]
@@ -275,7 +271,7 @@ def test_killed_with_its_tracker_then_synced_then_resumed(runs, tmp_path):
     assert tracking.wait(PATIENCE)
     assert tracking.run_id(out) == run
     assert ending(runs, run) == "FINISHED"
-    assert points(runs, run, "value") == [(row["number"], row["value"]) for row in journal(out)]
+    assert points(runs, run, "value") == [(row.number, row.value) for row in journal(out)]
     assert len(journal(out)) == 60
 
 

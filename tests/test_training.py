@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nasplug import NasplugError
-from nasplug.spaces.nb201 import NB201
+from nasplug.spaces.nb201.space import NB201
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")

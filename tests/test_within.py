@@ -5,7 +5,7 @@ import pytest
 
 import nasplug
 from nasplug import ArchSet, hookimpl
-from nasplug.plugins import registry
+from nasplug.kernel.registry import registry
 
 SPACE = nasplug.space("nb201")
 METHODS = {

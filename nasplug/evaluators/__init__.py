@@ -1,13 +1,11 @@
 """Ways to score archs, in order of preference."""
 
-from nasplug.evaluators.predictor import PredictorEvaluator
-from nasplug.evaluators.table import TableEvaluator
-from nasplug.evaluators.train import TrainEvaluator
 from nasplug.hookspecs import hookimpl
 
 
 @hookimpl
 def register_evaluators(register):  # type: ignore[no-untyped-def]
-    register("table", TableEvaluator)
-    register("train", TrainEvaluator)
-    register("predictor", PredictorEvaluator)
+    register("table", "nasplug.evaluators.table:TableEvaluator", "looked up in a benchmark's table")
+    register("train", "nasplug.evaluators.train:TrainEvaluator", "trained from scratch")
+    register("predictor", "nasplug.evaluators.predictor:PredictorEvaluator", "predicted by a model")
+    register("function", "nasplug.evaluators.function:FunctionEvaluator", "your own function")

@@ -5,23 +5,21 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nasplug.errors import NasplugError
 from nasplug.hookspecs import hookimpl
-from nasplug.space import Space
-from nasplug.subspace import Region
-from nasplug.trial import State, Trial, TrialPruned, Trials
-
-if TYPE_CHECKING:
-    from nasplug.search import Search
+from nasplug.kernel.space import Space
+from nasplug.kernel.subspace import Region
+from nasplug.kernel.trial import State, Trial, TrialPruned, Trials
 
 
 class FunctionEvaluator:
     """Scores one arch at a time by calling ``function(arch)`` or ``function(arch, trial)``.
 
+    It is given the trial if it has a parameter named ``trial``, or a second one without a default.
     The arch comes as {decision: choice}. The function returns a number, or a mapping with
     "value" and optionally "report", "cost" (seconds) and further numbers. If it raises, the
     trial has failed, with the error noted. Cost is the time it took unless it says otherwise.
@@ -36,23 +34,38 @@ class FunctionEvaluator:
         self.region: Region = space
         self.function = function
         self.maximize = maximize
-        self.takes_trial = len(_positional(function)) >= 2
+        self.takes_trial = takes_trial(function)
+
+    @classmethod
+    def data(cls, space: Space) -> list[str]:
+        """None by name: it is the user who brings the function."""
+        return []
+
+    @classmethod
+    def missing(cls, space: Space, data: str) -> str:
+        return ""
 
     @hookimpl
-    def evaluate(self, search: Search, candidates: Trials) -> Trials:
+    def evaluate(self, candidates: Trials) -> Trials:
         for row in candidates.waiting.tolist():
-            self.score(search, candidates, row)
+            self.score(candidates, row)
         return candidates
 
-    def score(self, search: Search, trials: Trials, row: int) -> None:
+    def score(self, trials: Trials, row: int) -> None:
         """Score one row; whatever goes wrong in the function is that row's failure."""
         trial: Trial = trials[row]
-        trial.pruner = search.pruner
+        trial.pruner = trials.pruner
         start = time.perf_counter()
         state = State.COMPLETE
         try:
             arch = trial.params
-            answer = self.function(arch, trial) if self.takes_trial else self.function(arch)
+            match self.takes_trial:
+                case "trial":
+                    answer = self.function(arch, trial=trial)
+                case 1:
+                    answer = self.function(arch, trial)
+                case _:
+                    answer = self.function(arch)
             result = dict(answer) if isinstance(answer, Mapping) else {"value": answer}
             numbers = {str(name): float(number) for name, number in result.items()}
             if "value" not in numbers:
@@ -78,9 +91,13 @@ class FunctionEvaluator:
         )
 
 
-def _positional(function: Callable[..., Any]) -> list[inspect.Parameter]:
+def takes_trial(function: Callable[..., Any]) -> str | int:
+    """The parameter that takes the trial: "trial", 1 for the second one, 0 for none."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:  # some builtins have no signature
-        return []
-    return [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        return 0
+    if any(p.name == "trial" and p.kind is not p.POSITIONAL_ONLY for p in parameters):
+        return "trial"
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return int(len(positional) > 1 and positional[1].default is inspect.Parameter.empty)

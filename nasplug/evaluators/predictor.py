@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from nasplug.analysis.predictors import XGBoost
 from nasplug.errors import unknown
 from nasplug.hookspecs import hookimpl
-from nasplug.space import Space
-from nasplug.subspace import Region
-from nasplug.trial import Trials
-
-if TYPE_CHECKING:
-    from nasplug.search import Search
+from nasplug.kernel.space import Space
+from nasplug.kernel.subspace import Region
+from nasplug.kernel.trial import Trials
 
 SUFFIXES = (".json", ".ubj")
 
@@ -22,7 +19,7 @@ class PredictorEvaluator:
     """Scores archs by an XGBoost model of the space's features, wherever that comes from.
 
     ``SPACE/NAME`` is the file ``predictors/SPACE/NAME.json`` (or ``.ubj``) under the folder that
-    ``NASPLUG_DATA`` names; `nasplug.predictors.XGBoost.save` writes one. Higher is better.
+    ``NASPLUG_DATA`` names; `nasplug.analysis.XGBoost.save` writes one. Higher is better.
     """
 
     maximize = True
@@ -35,8 +32,6 @@ class PredictorEvaluator:
         report: str | None = None,
         seed: int = 0,
     ) -> None:
-        from nasplug.predictors import XGBoost
-
         for wanted in (reward, report):
             if wanted not in (None, "predicted"):
                 raise unknown("metric of a predictor", str(wanted), ("predicted",))
@@ -63,7 +58,7 @@ class PredictorEvaluator:
         return f"a predictor of it would be {cls.folder(space) / data}.json"
 
     @hookimpl
-    def evaluate(self, search: Search, candidates: Trials) -> Trials:
+    def evaluate(self, candidates: Trials) -> Trials:
         rows = candidates.waiting
         if not len(rows):
             return candidates

@@ -7,19 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nasplug.errors import NasplugError, unknown
 from nasplug.hookspecs import hookimpl
-from nasplug.space import ENUMERABLE, Space
-from nasplug.subspace import ArchSet, Region
-from nasplug.trial import Trials
-
-if TYPE_CHECKING:
-    from nasplug.search import Search
+from nasplug.kernel.space import ENUMERABLE, Space
+from nasplug.kernel.subspace import ArchSet, Region
+from nasplug.kernel.trial import Trials
 
 MISSING = 0.01  # a table that lacks more of its space than this restricts the search to itself
 
@@ -44,6 +41,8 @@ class TableEvaluator:
 
     A column named ``cost`` states the seconds that training took; every other number is a
     metric of the trial (``params``, ``flops``, ``latency`` ...), on which constraints may be put.
+    It is of the networks that the benchmark has trained: of a space at another size, such as
+    ``nb201:C=8``, nothing is known.
     """
 
     layouts: ClassVar[dict[str, Layout]] = {
@@ -143,9 +142,9 @@ class TableEvaluator:
         return f"its table would be {path}, which has no such data set"
 
     @hookimpl
-    def evaluate(self, search: Search, candidates: Trials) -> Trials:
+    def evaluate(self, candidates: Trials) -> Trials:
         rows = candidates.waiting
-        index = search.space.index(candidates.archs[rows])
+        index = candidates.space.index(candidates.archs[rows])
         return candidates.tell(
             rows,
             values=self._rewards[index],

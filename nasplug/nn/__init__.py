@@ -1,1 +1,41 @@
-"""Networks, training and data for torch; everything here builds on the spaces."""
+"""Networks, training and data for torch: what methods that train a supernet are made of."""
+
+from nasplug.nn.bilevel import Batch, BiLevel, Mixture
+from nasplug.nn.blocks import ConvBN, ConvBNReLU, Residual, inverted_residual, project
+from nasplug.nn.convolution import AvgPool, Depthwise, Pointwise, convolution
+from nasplug.nn.data import Images, Stream, load, mixed_seed
+from nasplug.nn.mixed import (
+    Bools,
+    MixedOp,
+    Op,
+    Shared,
+    Zero,
+    binary_gates,
+    draw_paths,
+    edge_gates,
+    forget,
+    gumbel,
+    mix,
+    mixed_ops,
+)
+from nasplug.nn.oneshot import Oneshot
+from nasplug.nn.pictures import COLORS, GRAY, draw_edges, draw_epochs
+from nasplug.nn.supernet import Floats, Supernet
+from nasplug.nn.training import (
+    accuracy,
+    count,
+    fixed_threads,
+    initialise,
+    place,
+    recalibrate,
+    train,
+)
+
+__all__ = [
+    "COLORS", "GRAY", "AvgPool", "Batch", "BiLevel", "Bools", "ConvBN", "ConvBNReLU", "Depthwise",
+    "Floats", "Images", "MixedOp", "Mixture", "Oneshot", "Op", "Pointwise", "Residual", "Shared",
+    "Stream", "Supernet", "Zero", "accuracy", "binary_gates", "convolution", "count",
+    "draw_edges", "draw_epochs", "draw_paths", "edge_gates", "fixed_threads", "forget", "gumbel",
+    "initialise", "inverted_residual", "load", "mix", "mixed_ops", "mixed_seed", "place",
+    "project", "recalibrate", "train",
+]  # fmt: skip

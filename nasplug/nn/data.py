@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nasplug.errors import NasplugError
+from nasplug.kernel.space import Space
 
 IN_MEMORY = 2**31  # bytes of a user's data set that are kept as one tensor
 PAIRS = "a Dataset gives pairs of an image and a class label, a whole number: 0, 1, 2, ..."
@@ -74,6 +75,19 @@ class Images:
     @property
     def resolution(self) -> int:
         return self.train[0].shape[2]
+
+    def size(self, space: Space) -> Space:
+        """A space with networks for these images, if it has sizes; NasplugError if they are not
+        square."""
+        if not space.sizes:
+            return space
+        height, width = self.train[0].shape[2:]
+        if height != width:
+            raise NasplugError(
+                f"images of {height}x{width} are not square, as networks of {space.name} need "
+                "them: resize or crop them"
+            )
+        return space.sized(channels=self.in_channels, classes=self.num_classes, resolution=height)
 
     def to(self, device: torch.device | str) -> Images:
         """The same on a device, where batches are then made without waiting for the host."""
@@ -151,7 +165,33 @@ def mixed_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def load(name: str, seed: int = 0) -> Images:
+def load(data: Any, seed: int = 0) -> Images:
+    """Images to train on: by name, or a torch Dataset of (image, label) pairs, or a tuple of two
+    or three of those for training, validation and test, or Images as they are."""
+    if isinstance(data, str):
+        return by_name(data, seed)
+    if isinstance(data, Images):
+        return data
+    if not (hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data)):
+        raise NasplugError(
+            "data takes a torch Dataset of (image, label) pairs, a tuple of those for training and "
+            f"validation, or nasplug.nn.Images, got {data!r}"
+        )
+    if isinstance(data, tuple) and len(data) <= 3 and not is_pair(data[0]):
+        return from_datasets(*data, seed=seed)
+    return from_datasets(data, seed=seed)
+
+
+def is_pair(item: Any) -> bool:
+    """Whether it is an (image, label) pair, and not a data set of them."""
+    try:
+        index(item[1])
+    except (TypeError, IndexError, KeyError):
+        return False
+    return True
+
+
+def by_name(name: str, seed: int = 0) -> Images:
     """A data set by name: digits, cifar10, cifar100, or a folder of images by class.
 
     All but digits are looked for under NASPLUG_DATA: CIFAR-10 in parquet or as torchvision keeps
@@ -185,16 +225,18 @@ def load(name: str, seed: int = 0) -> Images:
                 f'python -c "from torchvision.datasets import {kind.__name__} as C; '
                 f"C('{folder}', download=True)\""
             ) from None
-        return of(train, test=test, padding=4, seed=seed)
+        return from_datasets(train, test=test, padding=4, seed=seed)
     steps = [transforms.Resize(256), transforms.CenterCrop(224), transforms.PILToTensor()]
     make: Callable[[str], Any] = lambda part: datasets.ImageFolder(  # noqa: E731
         str(folder / name / part), transforms.Compose(steps)
     )
     test = make("val") if (folder / name / "val").is_dir() else None
-    return of(make("train"), test=test, padding=28, seed=seed)
+    return from_datasets(make("train"), test=test, padding=28, seed=seed)
 
 
-def of(train: Any, *, val: Any = None, test: Any = None, padding: int = 0, seed: int = 0) -> Images:
+def from_datasets(
+    train: Any, val: Any = None, test: Any = None, *, padding: int = 0, seed: int = 0
+) -> Images:
     """Any torch ``Dataset`` of (image, label) -> Images; an image is a (c, h, w) tensor or array.
 
     Without `val`, a random half of `train` is it; without `test`, `val` is. Transforms should not

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nasplug.errors import NasplugError
+
 Bools = npt.NDArray[np.bool_]
 
 
@@ -83,14 +85,15 @@ class MixedOp(nn.Module):
     ops: the candidates. decision: which row of the weights and of the mask is this one's; many
     may share a row. partial: only the first 1/partial of the channels go through the
     operations, which are made for as many; the others are passed on, and the channels shuffled
-    (Xu et al., PC-DARTS, ICLR 2020).
+    (Xu et al., PC-DARTS, ICLR 2020). stride: by which all of the operations shrink an image.
     """
 
-    def __init__(self, ops: Sequence[nn.Module], decision: int, partial: int = 1) -> None:
+    def __init__(
+        self, ops: Sequence[nn.Module], decision: int, partial: int = 1, stride: int = 1
+    ) -> None:
         super().__init__()
         self.ops = nn.ModuleList(ops)
-        self.decision, self.partial = decision, partial
-        self.stride = next((op.stride for op in ops if isinstance(op, Zero)), 1)
+        self.decision, self.partial, self.stride = decision, partial, stride
         self.terms: list[tuple[nn.Module, Tensor | None]] = []
         self.gate: Tensor | None = None
 
@@ -120,6 +123,12 @@ def shuffle(x: Tensor, groups: int) -> Tensor:
     """(b, c, h, w) -> the same, channels taken in turn from each of the groups."""
     b, c, h, w = x.shape
     return x.reshape(b, groups, c // groups, h, w).transpose(1, 2).reshape(b, c, h, w)
+
+
+def check_partial(channels: int, partial: int) -> None:
+    """NasplugError unless the channels can be divided into so many parts."""
+    if channels % partial:
+        raise NasplugError(f"C={channels} channels do not divide into {partial} parts")
 
 
 def mixed_ops(net: nn.Module) -> list[MixedOp]:

@@ -1,7 +1,7 @@
-"""What differentiable methods share: a supernet trained in epochs, an arch selected after each.
+"""What methods that train a supernet share: epochs of steps, and an arch selected after each.
 
-A method derives from `Oneshot`, names its parameters in `start`, makes the mixture of a step
-from them, and scores the operations. Torch is imported when a search starts, not here.
+A method derives from `Oneshot`, names its parameters in `start`, makes the mixture of a step from
+them, and scores the choices.
 """
 
 from __future__ import annotations
@@ -12,37 +12,34 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
 
 from nasplug.errors import NasplugError
 from nasplug.hookspecs import hookimpl
-from nasplug.hyperparameters import Float, Int, Method, Source
-from nasplug.problem import Problem
-from nasplug.space import Archs
-from nasplug.subspace import Region, Subspace
-from nasplug.trial import Trials
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from nasplug.nn.bilevel import Batch, Mixture
-    from nasplug.nn.data import Images
-    from nasplug.nn.mixed import Bools
-    from nasplug.nn.supernet import Floats, Supernet
-    from nasplug.search import Search
+from nasplug.kernel.method import Float, Int, Method
+from nasplug.kernel.problem import Problem, problem
+from nasplug.kernel.search import Search
+from nasplug.kernel.selection import Selection
+from nasplug.kernel.space import Archs
+from nasplug.kernel.subspace import Region
+from nasplug.kernel.tree import map_leaves
+from nasplug.kernel.trial import Trials
+from nasplug.nn import data
+from nasplug.nn.bilevel import Batch, BiLevel, Mixture
+from nasplug.nn.data import Images
+from nasplug.nn.mixed import Bools
+from nasplug.nn.pictures import draw_epochs
+from nasplug.nn.supernet import Floats, Supernet
+from nasplug.nn.training import fixed_threads, initialise, place
 
 logger = logging.getLogger("nasplug")
 
-# (space, data) -> what C, layers, batch and epochs are unless they are set; elsewhere the papers'.
-SIZES = {
-    ("nb201", "digits"): {"C": 8, "layers": 1, "batch": 32, "epochs": 50},
-    ("darts", "digits"): {"C": 4, "layers": 3, "batch": 128, "epochs": 25},
-    ("nb201", ""): {"C": 16, "layers": 5, "batch": 64, "epochs": 50},
-    ("darts", ""): {"C": 16, "layers": 8, "batch": 64, "epochs": 50},
-}
+BATCH, FEWEST, STEPS = 64, 16, 24  # images per step: fewer, down to 16, for an epoch of 24 steps
 SCORED = 5000  # validation images on which the selected arch is scored after an epoch
 COLLAPSED = 0.75  # a share of edges without operation, or with a skip, that calls for a warning
 SETTLED = 10  # epochs without any change, from the first, that call for a warning
@@ -51,32 +48,19 @@ SETTLED = 10  # epochs without any change, from the first, that call for a warni
 class Oneshot(Method):
     """A supernet on the problem's data; a trial is the arch selected after an epoch.
 
-    Its value is the validation accuracy of the supernet restricted to the arch; what it
-    reports is the accuracy that the problem's table states, which the search never sees.
+    Its value is the validation accuracy of the supernet restricted to the arch; what it reports
+    is the accuracy that a table of the space states, which the search never sees. The size of the
+    supernet is the space's: ``nb201:C=16,N=5``. It trains in the region that `evaluate` is handed.
     """
 
+    problem = "nb201:N=1/digits"
+
     epochs = Int(
-        0, low=0, high=100_000, tunable=False,
-        doc="the search ends after them, or with its budget; 0: 50, on darts/digits 25",
-    )  # fmt: skip
+        50, low=1, high=100_000, tunable=False, doc="the search ends after them, or with its budget"
+    )
     batch = Int(
-        0,
-        low=0,
-        high=65_536,
-        tunable=False,
-        doc="images per step; 0: 64, on digits 32 (darts: 128)",
-    )
-    C = Int(
-        0,
-        low=0,
-        high=1024,
-        tunable=False,
-        doc="channels, of the first stage; 0: 16, on digits fewer",
-    )
-    layers = Int(
-        0, low=0, high=100, tunable=False,
-        doc="cells (of nb201: in each of 3 stages); 0: 8 (nb201: 5), on digits fewer; spaces of "
-        "layers say themselves",
+        0, low=0, high=65_536, tunable=False,
+        doc=f"images per step; 0: {BATCH}, or fewer, so that an epoch has {STEPS} steps",
     )  # fmt: skip
     lr = Float(0.025, low=1e-5, high=10, log=True, doc="of the weights: SGD, cosine to 0.001")
     arch_lr = Float(3e-4, low=1e-6, high=10, log=True, doc="of the architecture: Adam")
@@ -84,7 +68,6 @@ class Oneshot(Method):
         0, low=0, high=100_000, tunable=False, doc="first epochs, in which only the weights learn"
     )
     threads = Int(1, low=1, high=1024, tunable=False, doc="of torch; the last bits depend on them")
-    data = Source(None, doc="from Python: a torch Dataset or `Images` instead of the problem's")
 
     maximize = True
     reward = "supernet_acc"
@@ -97,16 +80,16 @@ class Oneshot(Method):
         raise NotImplementedError
 
     def mixture(self) -> Mixture:
-        """What the next step mixes."""
+        """What the next step mixes, within `mask`."""
         raise NotImplementedError
 
     def scores(self) -> Floats:
-        """(D, O): by which operations are selected."""
+        """(D, O): by which choices are selected."""
         raise NotImplementedError
 
     def selected(self) -> Archs:
         """(d,) the arch that is best now."""
-        return self.net.select(np.where(self.allowed, self.scores(), -np.inf))
+        return self.net.select(np.where(self.mask, self.scores(), -np.inf), self.handed)
 
     def architecture_step(self, val: Batch, train: Batch) -> Tensor | None:
         """Learn the architecture from a batch; returns the loss, None if nothing is learned."""
@@ -120,7 +103,7 @@ class Oneshot(Method):
         """Steps until the next round; an epoch's end comes first."""
         return self.per_epoch
 
-    def learned(self) -> None:
+    def after_step(self) -> None:
         """Called after every step."""
 
     def epoch_metrics(self, search: Search) -> dict[str, float]:
@@ -128,7 +111,7 @@ class Oneshot(Method):
         return {}
 
     def epoch_notes(self) -> dict[str, Any]:
-        """Whatever JSON can hold, kept with the epoch's trial."""
+        """Whatever JSON can hold, noted with the epoch's trial."""
         return {}
 
     def memory(self) -> dict[str, Any]:
@@ -145,43 +128,29 @@ class Oneshot(Method):
 
     # ---- setting up
 
-    def adapt(self, problem: Problem) -> Problem:
-        """Spaces of layers on a skeleton are sized by the hyperparameters and by the images."""
-        resized = getattr(problem.space, "resized", None)
-        if resized is None:
-            return problem
-        space = resized(layers=self.layers, C=self.C, **_shape(self.data))
-        return replace(problem, space=space, region=space)
-
     def setup(self, search: Search) -> None:
-        try:
-            import torch
-
-            from nasplug.nn import data
-            from nasplug.nn.bilevel import BiLevel
-        except ImportError as error:
-            raise NasplugError(
-                f"{search.method_name} needs {error.name}: pip install 'nasplug[torch]'"
-            ) from None
         self.seed = int(search.rng.integers(2**31))
-        self.step = self.made = 0
+        self.step = self.parameters_made = 0
         self.losses: list[float] = []  # of the weights' steps in this epoch
         self.val_losses: list[float] = []  # of the architecture's
         self.arch: Archs | None = None  # the arch selected last
         self.moved = False  # whether the selection has ever changed
         self.clock = time.perf_counter()
-        images = _images(self.data, search)
         # torchrun says which of the machine's GPUs is this process's.
         gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         self.device = gpu if torch.cuda.is_available() else "cpu"
-        self.images: Images = images.to(self.device)
-        name = search.space.name
-        wanted = [(n, d) for n in (name, "nb201") for d in (search.problem.data, "")]
-        sizes = next(SIZES[key] for key in wanted if key in SIZES)
-        self.sizes = {name: getattr(self, name) or sizes[name] for name in sizes}
-        self.total = min(self.sizes["epochs"], search.budget)
+        self.images: Images = self._images(search).to(self.device)
+        self.total = min(self.epochs, search.budget)
+        if self.warmup and self.warmup >= self.total:
+            raise NasplugError(
+                f"warmup={self.warmup} leaves none of {self.total} epochs to learn the "
+                "architecture in: raise the budget, or lower warmup"
+            )
         self.net: Supernet = self.make_supernet(search)
-        self.allowed: Bools = self.net.allowed(search.region)
+        self.handed: Region = search.region  # what `evaluate` was handed last
+        self.mask: Bools = self.net.allowed(search.region)
+        images = len(self.images.train[1])
+        self.batch_size = self.batch or max(min(BATCH, images // STEPS), FEWEST)
         self.train = data.Stream(self.images, self.images.train, **self._stream(0))
         self.val = data.Stream(self.images, self.images.val, **self._stream(1))
         self.per_epoch = self.train.steps
@@ -189,66 +158,57 @@ class Oneshot(Method):
             self.net, self.start(search), self.mixture, lr=self.lr, arch_lr=self.arch_lr,
             order=self.order,
         )  # fmt: skip
-        # This method scores what it proposes; the problem's own evaluator is only looked up.
-        self.table = search.problem
-        self.region = self.table.region or search.space
-        self.report = getattr(self.table.evaluator, "report", "report")
-        if self.table.evaluator_name != "table":
-            self.report = "test_acc"
+        # This method scores what it proposes; a table of the space is only looked up.
+        self.table = _table(search.problem)
+        self.report = self.table.report if self.table else "test_acc"
         search.problem = Problem(
-            search.space, self.table.data, self, "supernet", True, self.table.region
+            search.space, search.problem.data, self, "supernet", True, search.problem.region
         )
 
-    def make_supernet(self, search: Search) -> Supernet:
-        """The network of the space with every operation in it, freshly initialised."""
-        from nasplug.nn.supernet import supernet
-        from nasplug.nn.training import initialise, place
+    def _images(self, search: Search) -> Images:
+        evaluator = search.problem.evaluator
+        if evaluator is None or search.problem.evaluator_name == "function":
+            raise NasplugError(f"{search.method_name} trains a supernet: on what? Give data=")
+        return getattr(evaluator, "images", None) or data.by_name(search.problem.data, search.seed)
 
-        if any(side % 4 or side < 8 for side in self.images.train[0].shape[2:]):
-            height, width = self.images.train[0].shape[2:]
-            raise NasplugError(
-                f"images of {height}x{width} do not fit: a supernet halves them twice, so both "
-                "sides must be multiples of 4, at least 8; resize or pad them"
-            )
-        options = {
-            "num_classes": self.images.num_classes,
-            "in_channels": self.images.in_channels,
-            "C": self.sizes["C"],
-            "layers": self.sizes["layers"],
-            "partial": self.partial,
-        }
-        net = initialise(lambda: supernet(search.space, **options), self.seed)
-        return place(net, self.device)
+    def make_supernet(self, search: Search) -> Supernet:
+        """The network of the space with every choice in it, freshly initialised."""
+        space, region = search.space, search.region
+        net = initialise(lambda: space.supernet(region, self.partial), self.seed)
+        return cast(Supernet, place(net, self.device))
 
     def _stream(self, which: int) -> dict[str, Any]:
-        import torch.distributed as dist
-
         share = (0, 1)
         if dist.is_available() and dist.is_initialized():
             share = dist.get_rank(), dist.get_world_size()
-        return {"batch": self.sizes["batch"], "seed": 2 * self.seed + which, "share": share}
+        return {"batch": self.batch_size, "seed": 2 * self.seed + which, "share": share}
 
     def parameter(self, *shape: int, spread: float = 1e-3) -> Tensor:
         """A small normal parameter, fixed by the search's seed."""
-        import torch
-
-        self.made += 1
-        generator = torch.Generator().manual_seed(self.seed + self.made)
+        self.parameters_made += 1
+        generator = torch.Generator().manual_seed(self.seed + self.parameters_made)
         values = spread * torch.randn(shape, generator=generator)
         return values.to(self.device).requires_grad_()
+
+    def masked(self, logits: Tensor) -> Tensor:
+        """(D, O) logits -> the same, -inf outside of `mask`."""
+        return logits.masked_fill(logits.new_tensor(~self.mask).bool(), -torch.inf)
+
+    def generator(self, which: int) -> torch.Generator:
+        """Randomness of this step: one for the weights, `which` of them for other draws."""
+        return torch.Generator().manual_seed(data.mixed_seed(self.seed, self.step, which))
 
     # ---- the loop
 
     @hookimpl
-    def propose(self, search: Search, subspace: Region) -> Region:
-        return self.net.region(self.allowed)
+    def propose(self, search: Search, subspace: Region) -> Region | Archs:
+        return subspace
 
     @hookimpl
-    def evaluate(self, search: Search, candidates: Trials | Subspace) -> Trials | None:
-        from nasplug.nn.training import fixed_threads
-
-        if not isinstance(candidates, Subspace):
+    def evaluate(self, search: Search, candidates: Trials | Region) -> Trials | None:
+        if isinstance(candidates, Trials):
             return None
+        self.handed, self.mask = candidates, self.net.allowed(candidates)
         left = self.per_epoch - self.step % self.per_epoch
         with fixed_threads(self.threads), self._memory_explained():
             for _ in range(min(left, self.round_steps())):
@@ -267,15 +227,15 @@ class Oneshot(Method):
                 self.val_losses.append(self._finite(loss, "validation"))
         self.losses.append(self._finite(self.weight_step(train), "training"))
         self.step += 1
-        self.learned()
+        self.after_step()
 
     def _finite(self, loss: Tensor, which: str) -> float:
         value = loss.item()
         if not np.isfinite(value):
-            kept = "the run directory holds the checkpoint of the epoch before. "
+            saved = "the run directory holds the checkpoint of the epoch before. "
             raise NasplugError(
                 f"the {which} loss is {value} at step {self.step} (epoch {self.epoch}); "
-                f"{kept if self.epoch else ''}Lower lr or arch_lr, or see whether all images are "
+                f"{saved if self.epoch else ''}Lower lr or arch_lr, or see whether all images are "
                 "finite"
             )
         return value
@@ -285,18 +245,22 @@ class Oneshot(Method):
         arch = self.selected()
         accuracy = self.net.accuracy(arch, self.images, self.images.val, SCORED)
         trials = search.candidates(arch[None])
-        reports, looked_up = self.look_up(search, arch[None])
+        known = self.look_up(arch[None])
         metrics: dict[str, Any] = {
             "loss": float(np.mean(self.losses)),
             **({"val_loss": float(np.mean(self.val_losses))} if self.val_losses else {}),
             **self.watch(arch),
-            **looked_up,
             **self.epoch_metrics(search),
         }
+        if known is not None and self.table:
+            metrics[self.table.reward] = known.values
         if notes := self.epoch_notes():
             trials.notes[0] = notes
         now = time.perf_counter()
-        trials.tell(values=accuracy, reports=reports, costs=now - self.clock, metrics=metrics)
+        trials.tell(
+            values=accuracy, reports=None if known is None else known.reports,
+            costs=now - self.clock, metrics=metrics,
+        )  # fmt: skip
         self.arch, self.clock = arch, now
         self.losses.clear()
         self.val_losses.clear()
@@ -304,14 +268,9 @@ class Oneshot(Method):
             search.stop("all epochs done")
         return trials
 
-    def look_up(self, search: Search, archs: Archs) -> tuple[Floats, dict[str, Floats]]:
-        """What the problem's table knows of some archs, for people: reports, and the reward."""
-        if self.table.evaluator_name != "table":
-            return np.full(len(archs), np.nan), {}
-        asked = search.candidates(archs)
-        asked.numbers[:] = -1  # no trials: nothing is recorded
-        self.table.evaluator.evaluate(search, asked)
-        return asked.reports, {self.table.evaluator.reward: asked.values}
+    def look_up(self, archs: Archs) -> Trials | None:
+        """What a table of the space knows of some archs, for people; None without a table."""
+        return self.table.score(archs) if self.table else None
 
     def watch(self, arch: Archs) -> dict[str, float]:
         """How the selection moves, and a warning when it collapses."""
@@ -334,20 +293,15 @@ class Oneshot(Method):
         return metrics
 
     @hookimpl
-    def select_final(self, search: Search) -> Archs:
+    def select_final(self, search: Search) -> Selection:
         assert self.arch is not None
-        if search.directory:
-            from nasplug.nn.pictures import draw_epochs, save
-
-            file = search.directory.path / "epochs.png"
-            save(file, (8, 5), lambda figure: draw_epochs(search, figure))
-        return self.arch[None]
+        return Selection(
+            self.arch[None], pictures={"epochs.png": lambda figure: draw_epochs(search, figure)}
+        )
 
     @contextmanager
     def _memory_explained(self) -> Iterator[None]:
         """Out of memory says which batch size would fit."""
-        import torch
-
         try:
             yield
         except torch.OutOfMemoryError as error:
@@ -357,14 +311,12 @@ class Oneshot(Method):
             return
         advice = f"batch={fits} would fit" if fits else "not even one image fits"
         raise NasplugError(
-            f"out of memory at batch={self.sizes['batch']}, {self.allowed.sum()} operations: "
-            f"{advice}; memory also falls with C, layers and the operations mixed at a time"
+            f"out of memory at batch={self.batch_size}, {self.mask.sum()} operations: {advice}; "
+            "memory also falls with the size of the space and the operations mixed at a time"
         )
 
     def _fitting_batch(self) -> int:
-        import torch
-
-        size = self.sizes["batch"] // 2
+        size = self.batch_size // 2
         x, y = self.train[self.step]
         while size:
             torch.cuda.empty_cache()
@@ -387,62 +339,29 @@ class Oneshot(Method):
             "step": self.step,
             "arch": self.arch,
             "moved": self.moved,
-            "bilevel": _arrays(self.bilevel.state()),
+            "bilevel": map_leaves(_array, self.bilevel.state()),
             "memory": self.memory(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.step, self.moved = int(state["step"]), bool(state["moved"])
         self.arch = None if state["arch"] is None else np.asarray(state["arch"])
-        self.bilevel.load_state(_tensors(state["bilevel"]))
+        self.bilevel.load_state(map_leaves(_tensor, state["bilevel"]))
         self.remember(state["memory"])
 
 
-def _shape(given: Any) -> dict[str, int]:
-    """How large the images are that a user gives."""
-    if given is None or isinstance(given, str):
-        return {}
-    if hasattr(given, "num_classes"):
-        return {
-            "resolution": given.resolution, "channels": given.in_channels,
-            "classes": given.num_classes,
-        }  # fmt: skip
-    channels, resolution = np.asarray(given[0][0]).shape[:2]
-    return {"resolution": resolution, "channels": channels}
+def _table(of: Problem) -> Problem | None:
+    """The table of the space at the size that its benchmark has trained, if there is one."""
+    base = getattr(of.space, "base", of.space.name)
+    try:
+        return problem(f"{base}/{of.data}", evaluator="table")
+    except NasplugError:
+        return None
 
 
-def _images(given: Any, search: Search) -> Images:
-    from nasplug.nn import data
-
-    if given is None:
-        if search.problem.evaluator is None:
-            raise NasplugError(f"{search.method_name} trains a supernet: on what? Give data=")
-        return data.load(search.problem.data, search.seed)
-    if isinstance(given, data.Images):
-        return given
-    if not (hasattr(given, "__getitem__") and hasattr(given, "__len__")) or isinstance(given, str):
-        raise NasplugError(
-            "data takes a torch Dataset or nasplug.nn.data.Images, from Python (and once more to "
-            f"resume), got {given!r}"
-        )
-    return data.of(given, seed=search.seed)
+def _array(leaf: Any) -> Any:
+    return leaf.detach().cpu().numpy() if isinstance(leaf, Tensor) else leaf
 
 
-def _arrays(tree: Any) -> Any:
-    """Every tensor of a tree as an array."""
-    if isinstance(tree, dict):
-        return {key: _arrays(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_arrays(value) for value in tree]
-    return tree.detach().cpu().numpy() if hasattr(tree, "detach") else tree
-
-
-def _tensors(tree: Any) -> Any:
-    """The inverse of `_arrays`; what JSON made a text of is a number again."""
-    import torch
-
-    if isinstance(tree, dict):
-        return {int(k) if k.isdigit() else k: _tensors(value) for k, value in tree.items()}
-    if isinstance(tree, list):
-        return [_tensors(value) for value in tree]
-    return torch.tensor(tree) if isinstance(tree, np.ndarray) else tree
+def _tensor(leaf: Any) -> Any:
+    return torch.tensor(leaf) if isinstance(leaf, np.ndarray) else leaf

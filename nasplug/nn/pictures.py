@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from nasplug.kernel.search import Search
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from nasplug.search import Search
-
 COLORS = ("#2f6db5", "#d9822b", "#4c9f70", "#9b59b6", "#c0392b")
 GRAY = "#6b7280"
-
-
-def save(file: Path, size: tuple[float, float], draw: Callable[[Figure], None]) -> None:
-    """A picture costs only itself: without matplotlib, or if drawing fails, there is none."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return
-    try:
-        figure = Figure(size)
-        draw(figure)
-        figure.savefig(file, dpi=120, bbox_inches="tight")
-    except Exception as error:
-        print(f"{file.name} was not drawn: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def draw_epochs(search: Search, figure: Figure) -> None:
@@ -38,6 +22,7 @@ def draw_epochs(search: Search, figure: Figure) -> None:
     trials = search.trials
     epochs = np.arange(1, len(trials) + 1)
     evaluator = search.problem.evaluator
+    figure.set_size_inches(8, 5)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     reports = {evaluator.report: trials.reports}
     reports |= {name: x for name, x in trials.metrics.items() if name.endswith(evaluator.report)}
@@ -72,28 +57,31 @@ def draw_epochs(search: Search, figure: Figure) -> None:
 
 def draw_edges(
     edges: Sequence[str],
-    ops: Sequence[str],
+    choices: Sequence[Sequence[str]],
     quantities: Mapping[str, npt.NDArray[np.float64]],
     figure: Figure,
 ) -> None:
-    """A panel per edge: of each operation the share that it has of each quantity (D, O)."""
+    """A panel per edge: of each choice the share that it has of each quantity (D, O)."""
+    figure.set_size_inches((10, 5) if len(edges) <= 6 else (18, 11))
     columns = 3 if len(edges) <= 6 else 7
     axes = figure.subplots(-(-len(edges) // columns), columns, sharey=True, squeeze=False)
-    x = np.arange(len(ops))
     width = 0.8 / len(quantities)
-    short = [op.replace("_connect", "").replace("nor_", "").replace("_", " ") for op in ops]
     for i, ax in enumerate(axes.flat):
         if i >= len(edges):
             ax.axis("off")
             continue
+        x = np.arange(len(choices[i]))
         for j, (name, values) in enumerate(quantities.items()):
-            share = values[i] / max(values[i].sum(), 1e-12)
+            share = values[i, : len(x)] / max(values[i, : len(x)].sum(), 1e-12)
             ax.bar(x + (j - 1) * width, share, width, color=COLORS[j], label=name)
             ax.plot(
                 x[share.argmax()] + (j - 1) * width, share.max() + 0.03, "v", color=COLORS[j], ms=4
             )
         ax.set_title(edges[i], fontsize=8)
-        ax.set_xticks(x, short if i >= len(edges) - columns else [], rotation=90, fontsize=7)
+        words = [word.replace("_connect", "").replace("nor_", "") for word in choices[i]]
+        short = [word.replace("_", " ") for word in words]
+        below = i >= len(edges) - columns or choices[i] != choices[0]
+        ax.set_xticks(x, short if below else [], rotation=90, fontsize=7)
         ax.tick_params(axis="y", labelsize=7)
         ax.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.flat[0].get_legend_handles_labels()

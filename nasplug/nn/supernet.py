@@ -1,38 +1,52 @@
-"""Supernet: the network of a space with every operation in it, and how archs read in it."""
+"""Supernet: the network of a space with every choice in it, and how archs read in it."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
 from nasplug.errors import NasplugError
+from nasplug.kernel.space import Archs, Space
+from nasplug.kernel.subspace import Region, Subspace
 from nasplug.nn.data import Images, Part
 from nasplug.nn.mixed import Bools, batch_statistics, inherit, mix
 from nasplug.nn.training import accuracy
-from nasplug.space import Archs, Space
-from nasplug.subspace import Region, Subspace
 
 Floats = npt.NDArray[np.float64]
 
+IDLE = ("none", "skip_connect", "identity", "zero")  # choices that do nothing, by their names
+
 
 class Supernet(nn.Module):
-    """(b, in_channels, h, w) -> (b, num_classes), as `mix` has set its mixed operations.
+    """(b, channels, h, w) -> (b, classes), as `mix` has set it: D decisions, each with choices of
+    its own.
 
-    D decisions (the edges of its cells), each between the same operations `ops`, the first of
-    which is none at all. Masks, weights and scores are (D, O).
+    O is the most choices that any decision has. Masks, weights, scores and costs are (D, O);
+    where a decision has fewer choices the last places are none, and never allowed.
+
+    decisions: {name: names of its choices}. costs: (D, O) multiply-adds that each choice adds to
+    the network, `fixed` what every network has. A subclass says how archs read in it (`chosen`,
+    `select`, `region`, `allowed`), and, if it is made of cells, which decisions belong together
+    (`groups`, `incoming`).
     """
 
-    ops: tuple[str, ...]
-
-    def __init__(self, space: Space, decisions: tuple[str, ...], network: nn.Module) -> None:
+    def __init__(
+        self,
+        space: Space,
+        network: nn.Module,
+        decisions: Mapping[str, Sequence[str]],
+        costs: npt.ArrayLike,
+        fixed: float,
+    ) -> None:
         super().__init__()
         self.space = space
-        self.decisions = decisions
         self.network = batch_statistics(network)
+        self.decisions, self.choices = tuple(decisions), tuple(map(tuple, decisions.values()))
+        self.costs, self.fixed = np.asarray(costs, np.float64), float(fixed)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
@@ -50,45 +64,84 @@ class Supernet(nn.Module):
         self.mix(None, self.chosen(arch[None])[0])
         return accuracy(self, data, part, limit)
 
+    # ---- the choices
+
+    @property
+    def exists(self) -> Bools:
+        """(D, O): the choices that there are."""
+        counts = np.array([len(choices) for choices in self.choices])
+        return np.arange(counts.max()) < counts[:, None]
+
+    def named(self, *names: str) -> Bools:
+        """(D, O): the choices of these names."""
+        found = np.zeros(self.exists.shape, bool)
+        for row, choices in zip(found, self.choices, strict=True):
+            row[: len(choices)] = np.isin(choices, names)
+        return found
+
+    @property
+    def idle(self) -> Bools:
+        """(D, O): the choices that do nothing, such as skip."""
+        return self.named(*IDLE)
+
+    @property
+    def cut(self) -> Bools:
+        """(D, O): the choices that let nothing pass: an edge that is not there."""
+        return self.named("none")
+
+    @property
+    def mixable(self) -> Bools:
+        """(D, O): the choices that can be mixed with the others of their decision, having outputs
+        of one shape; others can only be chosen."""
+        return self.exists
+
+    def groups(self) -> list[list[int]]:
+        """The decisions of each kind of cell: ``[[0, 1, 2], [3, 4, 5]]`` for a normal and a
+        reduction cell of three edges each. By default all are one kind."""
+        return [[*range(len(self.decisions))]]
+
+    def incoming(self) -> list[list[int]]:
+        """The decisions that enter each node of each kind of cell: ``[[0], [1, 2]]`` where edge 0
+        enters node 1, and edges 1 and 2 enter node 2. By default each enters one of its own."""
+        return [[i] for i in range(len(self.decisions))]
+
     # ---- archs, masks and scores
 
     @abstractmethod
     def chosen(self, archs: Archs) -> Bools:
-        """(n, d) -> (n, D, O): the operation of each edge; all False for an edge left out."""
+        """(n, d) -> (n, D, O): the choice of each decision; all False for an edge left out."""
 
     @abstractmethod
-    def select(self, scores: Floats) -> Archs:
-        """(D, O) -> (d,): the arch of the highest scores, by the rules of the space."""
+    def select(self, scores: Floats, region: Region | None = None) -> Archs:
+        """(D, O) -> (d,): the arch of the highest scores, by the rules of the space.
 
-    @abstractmethod
-    def groups(self) -> list[list[int]]:
-        """The decisions of each kind of cell."""
-
-    @abstractmethod
-    def incoming(self) -> list[list[int]]:
-        """The decisions of each node of each kind of cell."""
+        Scores outside of a mask are -inf. region: where it must lie, if that is more than a mask
+        of the choices can say.
+        """
 
     @abstractmethod
     def region(self, mask: Bools) -> Subspace:
-        """The archs whose operations are all in the mask."""
+        """The archs whose choices are all in the mask."""
 
     @abstractmethod
     def allowed(self, region: Region) -> Bools:
-        """(D, O): the mask of a region; NasplugError if it has none."""
+        """(D, O): the choices that the archs of a region have; NasplugError if it is of a kind
+        that cannot be trained as one network."""
 
-    @property
-    def idle(self) -> Bools:
-        """(O,), or (D, O) where decisions differ: the operations that do nothing, such as skip."""
-        return np.isin(self.ops, ("none", "skip_connect"))
-
-
-def supernet(space: Space, **options: Any) -> Supernet:
-    """The supernet of a space; options: num_classes, in_channels, C, layers, partial."""
-    make = getattr(space, "supernet", None)
-    if make is None:
-        raise NasplugError(
-            f"{space.name} has no supernet; nb201 and darts have one, and a space of your own "
-            "may define supernet(num_classes, in_channels, C, layers, partial)"
+    def refuse(self, region: Region) -> NasplugError:
+        return NasplugError(
+            f"a supernet of {self.space.name} cannot be restricted to a {region.describe()}: it "
+            "takes masks, which allow choices of decisions"
         )
-    made: Supernet = make(**options)
-    return made
+
+
+def one_choice_costs(space: Space, arch: Archs) -> tuple[Floats, float]:
+    """(d, O) multiply-adds that each choice has beside choice 0 of its decision, and those of the
+    arch whose choices all are 0: for spaces whose decisions are those of their supernet."""
+    base = float(space.flops(arch[None])[0])
+    costs = np.zeros((space.d, int(space.cardinalities.max())))
+    for i, n in enumerate(space.cardinalities):
+        archs = np.repeat(arch[None], n, 0)
+        archs[:, i] = np.arange(n)
+        costs[i, :n] = space.flops(archs) - base
+    return costs, base

@@ -136,3 +136,27 @@ def recalibrate(model: nn.Module, data: Images, batches: int = 20, batch: int = 
     for rows in torch.split(torch.arange(len(labels), device=labels.device), batch)[:batches]:
         model(data.normalise(images[rows].to(data.mean.device)).to(device))
     return model.eval()
+
+
+@torch.no_grad()
+def count(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Parameters, and multiply-adds of one image of that shape, of a built network.
+
+    Counted on the network itself: convolutions and linear layers, as `nasplug.spaces` does.
+    """
+    total = 0
+
+    def add(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            total += module.weight[0].numel() * output[0].numel()
+        elif isinstance(module, nn.Linear):
+            total += module.weight.numel()
+
+    handles = [module.register_forward_hook(add) for module in model.modules()]
+    training = model.training
+    model.eval()(torch.zeros(1, *shape, device=next(model.parameters()).device))
+    model.train(training)
+    for handle in handles:
+        handle.remove()
+    return sum(p.numel() for p in model.parameters()), total

@@ -1,36 +1,66 @@
-"""The spaces of the literature that several methods share; each loads when it is used."""
+"""The spaces of the literature; each loads when it is used."""
 
-from functools import partial
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from nasplug.hookspecs import hookimpl
-from nasplug.space import Space
 
+if TYPE_CHECKING:
+    from nasplug.spaces.anynetx import AnyNetX
+    from nasplug.spaces.darts.space import Darts, EdgeMask
+    from nasplug.spaces.fairnas import FairNAS
+    from nasplug.spaces.graph import Graph
+    from nasplug.spaces.learned import Learned
+    from nasplug.spaces.macro.space import Macro
+    from nasplug.spaces.manual_irb.space import ManualIRB
+    from nasplug.spaces.mobilenet import MobileNet
+    from nasplug.spaces.nb101 import NB101
+    from nasplug.spaces.nb201.space import NB201
+    from nasplug.spaces.open_cells.space import OpenCells
+    from nasplug.spaces.shufflenetv2 import ShuffleNetV2
+    from nasplug.spaces.sized import Sized
+    from nasplug.spaces.skeleton.space import SkeletonSpace
+    from nasplug.spaces.transnas import TransNASCell, TransNASMacro
+
+# name: (module and class, what lists show)
 SPACES = {
-    "nb201": "nb201:NB201",
-    "macro": "macro:Macro",
-    "graph": "graph:Graph",
-    "nb101": "nb101:NB101",
-    "transnas-macro": "transnas:TransNASMacro",
-    "transnas-cell": "transnas:TransNASCell",
-    "shufflenetv2": "shufflenetv2:ShuffleNetV2",
-    "fairnas": "fairnas:FairNAS",
-    "mobilenet": "mobilenet:MobileNet",
-    "darts": "darts:Darts",
-    "anynetx": "anynetx:AnyNetX",
-    "manual-irb": "manual_irb:ManualIRB",
-    "open-cells": "open_cells:OpenCells",
+    "nb201": ("nb201.space:NB201", "NAS-Bench-201: 15,625 cells of four nodes"),
+    "macro": ("macro.space:Macro", "NAS-Bench-Macro: eight layers, 6,561 networks"),
+    "graph": ("graph:Graph", "NAS-Bench-Graph: 26,207 graph neural networks"),
+    "nb101": ("nb101:NB101", "NAS-Bench-101: 423,624 graphs of up to seven vertices"),
+    "transnas-macro": ("transnas:TransNASMacro", "TransNAS-Bench-101: 3,256 skeletons"),
+    "transnas-cell": ("transnas:TransNASCell", "TransNAS-Bench-101: 4,096 cells"),
+    "shufflenetv2": ("shufflenetv2:ShuffleNetV2", "SPOS's twenty layers, 4^20 networks"),
+    "fairnas": ("fairnas:FairNAS", "FairNAS's nineteen inverted residuals, 6^19 networks"),
+    "mobilenet": ("mobilenet:MobileNet", "Once-for-All's MobileNetV3-like networks, 2.2e19"),
+    "darts": ("darts.space:Darts", "DARTS's normal and reduction cells, 1.1e18 pairs"),
+    "anynetx": ("anynetx:AnyNetX", "AnyNetX: four stages of residual bottlenecks, 1.8e18"),
+    "manual-irb": ("manual_irb.space:ManualIRB", "an inverted residual, or nothing, per layer"),
+    "open-cells": ("open_cells.space:OpenCells", "AutoSpace's open cells: any DAG in each layer"),
+}
+CLASSES = {
+    **{target.partition(":")[2]: target for target, _ in SPACES.values()},
+    "EdgeMask": "darts.space:EdgeMask",
+    "Learned": "learned:Learned",
+    "Sized": "sized:Sized",
+    "SkeletonSpace": "skeleton.space:SkeletonSpace",
 }
 
-
-def make(target: str, **options: int) -> Space:
-    """``"module:Class"`` below this package -> a space."""
-    module, _, name = target.partition(":")
-    space: Space = getattr(import_module(f"nasplug.spaces.{module}"), name)(**options)
-    return space
+__all__ = [
+    "NB101", "NB201", "AnyNetX", "Darts", "EdgeMask", "FairNAS", "Graph", "Learned", "Macro",
+    "ManualIRB", "MobileNet", "OpenCells", "ShuffleNetV2", "Sized", "SkeletonSpace",
+    "TransNASCell", "TransNASMacro",
+]  # fmt: skip
 
 
 @hookimpl
 def register_spaces(register):  # type: ignore[no-untyped-def]
-    for name, target in SPACES.items():
-        register(name, partial(make, target))
+    for name, (target, doc) in SPACES.items():
+        register(name, f"nasplug.spaces.{target}", doc)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in CLASSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = CLASSES[name].partition(":")
+    return getattr(import_module(f"nasplug.spaces.{module}"), attribute)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nasplug.errors import NasplugError
-from nasplug.space import Archs, Seed
+from nasplug.kernel.space import Archs, Seed
 from nasplug.spaces.cost import Cost, Costed, conv, linear
 
 STAGES = 4

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nasplug.space import Archs, Space
+from nasplug.kernel.space import Archs, Space
 
 Cost = npt.NDArray[np.int64]
 Ints = int | npt.NDArray[np.integer[Any]]
@@ -40,7 +40,7 @@ def inverted_residual(
     `se` adds MobileNetV3's squeeze-and-excitation to a quarter after the depthwise convolution.
     """
     middle = expansion * c_in
-    out = side // stride
+    out = -(-side // stride)
     cost = conv(middle, middle, kernel, out, groups=middle) + conv(middle, c_out, 1, out)
     if expansion > 1:
         cost += conv(c_in, middle, 1, side)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nasplug.errors import NasplugError, unknown
-from nasplug.space import Archs, Space
+from nasplug.kernel.space import Archs, Space
 
 # Digit i is the node whose output node i + 1 takes, 0 the raw features. Up to the names of
 # the nodes these are all the rooted trees; their leaves together make the output.

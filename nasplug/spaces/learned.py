@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nasplug.errors import NasplugError
-from nasplug.journal import write_json
-from nasplug.space import Archs, Space
+from nasplug.kernel.problem import space
+from nasplug.kernel.space import Archs, Space
+from nasplug.kernel.subspace import Layered
 from nasplug.spaces.cost import Cost
-from nasplug.spaces.skeleton import SkeletonSpace
-from nasplug.subspace import Layered
+from nasplug.spaces.skeleton.space import SkeletonSpace
 
 if TYPE_CHECKING:
     import torch
@@ -32,18 +32,17 @@ class Learned(SkeletonSpace):
 
     base = "learned"
 
-    def __init__(self, choices: Layered, name: str) -> None:
+    def __init__(self, choices: Layered, file: str, **options: int) -> None:
         assert isinstance(choices.space, SkeletonSpace)
-        self.choices, self.outer = choices, choices.space
-        self.data, self.options = self.outer.data, self.outer.options
-        self.skeleton, self.layers, self.width = self.outer.skeleton, self.outer.layers, 1
-        Space.__init__(self, self.layer_decisions(), name)
+        self.choices, self.outer, self.file = choices, choices.space, file
+        self.data, self.options, self.sizes = self.outer.data, options, self.outer.sizes
+        self.skeleton, self.layers = self.outer.skeleton, self.outer.layers
+        sizes = ",".join(f"{name}={value}" for name, value in sorted(options.items()))
+        Space.__init__(self, self.find_decisions(), file + (f":{sizes}" if sizes else ""))
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
         """From JSON; NasplugError if the file holds no learned space."""
-        from nasplug.problem import space
-
         try:
             content = json.loads(Path(path).read_text())
             if content["format"] != FORMAT:
@@ -65,33 +64,39 @@ class Learned(SkeletonSpace):
             "data": self.outer.data,
             "layers": list(self.decisions.values()),
         }
-        write_json(path, content)
+        path.write_text(json.dumps(content, indent=2) + "\n")
 
-    def _on(self, outer: SkeletonSpace) -> Learned:
+    def _on(self, outer: SkeletonSpace, options: dict[str, int]) -> Self:
         if len(outer.layers) != len(self.layers):
             raise NasplugError(
                 f"{self.name} has {len(self.layers)} layers, {outer.name} has {len(outer.layers)}"
             )
-        return Learned(Layered(outer, self.choices.choices), self.name)
+        return type(self)(Layered(outer, self.choices.choices), self.file, **options)
 
-    def for_data(self, data: str) -> Learned:
+    def for_data(self, data: str) -> Self:
         """The same choices on the skeleton for another data set, if it has as many layers."""
-        return self._on(self.outer.for_data(data))
+        return self._on(self.outer.for_data(data), dict(self.options))
 
-    def resized(self, **options: int) -> Learned:
-        return self._on(self.outer.resized(**options))
+    def sized(self, **sizes: int) -> Self:
+        return self._on(self.outer.sized(**sizes), {**self.options, **sizes})
 
-    def layer_decisions(self) -> dict[str, tuple[Any, ...]]:
+    def find_decisions(self) -> dict[str, tuple[Any, ...]]:
         return {f"layer{i}": tuple(names) for i, names in enumerate(self.choices.names())}
 
     def layer_costs(self, archs: Archs) -> Cost:
         return self.outer.layer_costs(self.choices.compose(archs))
 
-    def layer(self, i: int, choice: npt.ArrayLike) -> torch.nn.Module | None:
-        return self.outer.layer(i, self.choices.choices[i][int(np.asarray(choice)[0])])
+    def layer(self, i: int, choice: npt.ArrayLike, parts: int = 1) -> torch.nn.Module | None:
+        return self.outer.layer(i, self.choices.choices[i][int(np.asarray(choice)[0])], parts)
 
     def layered(self) -> Layered:
         return Layered(self, [np.arange(n)[:, None] for n in self.cardinalities])
+
+    def layer_str(self, choice: npt.ArrayLike) -> str:
+        raise NotImplementedError  # the names of a choice depend on its layer: see `to_str`
+
+    def layer_from_str(self, text: str) -> Archs:
+        raise NotImplementedError
 
     def to_str(self, arch: npt.ArrayLike) -> str:
         """One arch -> its layers from input to output, joined by '-'."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nasplug.errors import NasplugError
-from nasplug.space import Archs, Seed
+from nasplug.kernel.space import Archs, Seed
 from nasplug.spaces.chain import Chain
 from nasplug.spaces.cost import Cost, conv, inverted_residual, linear, round_channels
 

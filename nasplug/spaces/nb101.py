@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nasplug.errors import NasplugError, unknown
-from nasplug.space import Archs, Seed, redraw
+from nasplug.kernel.space import Archs, Seed, redraw
 from nasplug.spaces.cost import Cost, Costed, conv, linear
 
 OPS = ("conv3x3", "conv1x1", "maxpool3x3")  # in the order of the official labels

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nasplug.errors import NasplugError
-from nasplug.space import Archs
+from nasplug.kernel.space import Archs
 from nasplug.spaces.cost import Additive, Cost, Costed, conv
 
 RESOLUTION = 224

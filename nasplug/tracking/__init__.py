@@ -1,8 +1,8 @@
 """Tracking: every search is an MLflow run, fed by a process that follows the journal.
 
 The search never imports MLflow and never waits for it. `follow` hands its run directory to one
-child process per Python process, which tails journal.sqlite and sends what is new. The journal
-is the truth: what could not be sent is sent by `sync`, whatever died in between.
+child process per Python process, which reads the journal and sends what is new. The journal is
+the truth: what could not be sent is sent by `sync`, whatever died in between.
 """
 
 from __future__ import annotations
@@ -11,44 +11,58 @@ import atexit
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
 import threading
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from nasplug.errors import NasplugError
-from nasplug.journal import RunDirectory
+from nasplug.hookspecs import hookimpl
+from nasplug.run.directory import RunDirectory, read_json, runs_folder
 
 AT_EXIT = 30.0  # seconds that a finished Python process waits for what is still being sent
 POLL = 0.05
 UI_PAGE = "/#/experiments?workflowType=machine_learning"  # else MLflow opens on its LLM pages
 
+# A server that is away must cost seconds, not the minutes of MLflow's own retries.
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
 _lock = threading.Lock()
 _child: subprocess.Popen[bytes] | None = None
-_followed: dict[Path, str] = {}  # run directory -> where it is sent to
-_owner = 0  # the process that follows; a fork of it does not
-_said_missing = False
+_followed: dict[Path, str] = {}  # run directory -> the store that it is sent to
+
+
+@hookimpl
+def register_trackers(register: Any) -> None:
+    register("mlflow", "nasplug.tracking:follow", "MLflow, from a process of its own")
 
 
 def follow(run_dir: Path | str) -> None:
     """Send this run to MLflow while it grows, from another process. Returns at once."""
-    global _said_missing
-    if importlib.util.find_spec("mlflow") is None:
-        if not _said_missing:
-            print("tracking is off: pip install nasplug[tracking]", file=sys.stderr)
-        _said_missing = True
+    global _child
+    if not _installed():
+        _say_off()
         return
     path = Path(run_dir).absolute()
     with _lock:
-        _adopt()
         _followed[path] = store_uri(path)
+        orders = [path]
         if _child is None or _child.poll() is not None:
-            _start()  # and hand over whatever is unfinished
-        else:
-            _hand_over(_child, path)
+            _child = _spawn()
+            orders = _incomplete()
+        assert _child.stdin
+        with contextlib.suppress(BrokenPipeError):
+            _child.stdin.write(b"".join(_order(one, _followed[one]) for one in orders))
+            _child.stdin.flush()
 
 
 def wait(timeout: float | None = None) -> bool:
@@ -57,39 +71,28 @@ def wait(timeout: float | None = None) -> bool:
     False if that is not so after `timeout` seconds, or sooner if it cannot become so: the server
     does not answer, or the child process has died.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
-    while True:
-        open_runs = pending()
-        if not open_runs:
-            return True
-        if _child is None or _child.poll() is not None or all(map(_given_up, open_runs)):
-            return not pending()
-        if deadline is not None and time.monotonic() >= deadline:
+    deadline = time.monotonic() + (math.inf if timeout is None else timeout)
+    while missing := _incomplete():
+        gave_up = all(_ended(path, "gave_up") for path in missing)
+        if gave_up or _child is None or _child.poll() is not None:
+            return not _incomplete()
+        if time.monotonic() >= deadline:
             return False
         time.sleep(POLL)
-
-
-def pending() -> list[Path]:
-    """The followed run directories that are not (yet) complete in MLflow."""
-    if os.getpid() != _owner:
-        return []
-    for path in list(_followed):
-        if _complete(path):
-            del _followed[path]
-    return list(_followed)
+    return True
 
 
 def sync(run_dir: Path | str) -> dict[str, Any]:
     """Send to MLflow what is missing there of a run, finished or not.
 
-    Returns {run_dir, run_id, uri, trials, complete}; a run that some process still
-    searches is sent as far as it has got, and not complete. NasplugError if it cannot be sent.
-    A study directory is sent with all its searches; its trials are those.
+    Returns {run_dir, run_id, uri, trials, complete}; a run that some process still searches is
+    sent as far as it has got, and not complete. NasplugError if it cannot be sent. A study
+    directory is sent with all its searches; its trials are those.
     """
     path = Path(run_dir).absolute()
     if not is_study(path):
         RunDirectory.open(run_dir)
-    if importlib.util.find_spec("mlflow") is None:
+    if not _installed():
         raise NasplugError("MLflow is not installed: pip install nasplug[tracking]")
     uri = store_uri(path)
     child = _spawn(stdout=subprocess.PIPE)
@@ -99,7 +102,7 @@ def sync(run_dir: Path | str) -> dict[str, Any]:
         child.terminate()
         raise
     errors = [json.loads(line)["error"] for line in answer.splitlines()]
-    if not errors or errors[-1]:
+    if errors != [""]:
         reason = errors[-1] if errors else "the sending process failed; try NASPLUG_TRACEBACK=1"
         raise NasplugError(f"{path} could not be sent to {redacted(uri)}: {reason}")
     notes = read_json(path / "tracking.json")
@@ -108,7 +111,7 @@ def sync(run_dir: Path | str) -> dict[str, Any]:
         "run_id": notes.get("run_id"),
         "uri": notes.get("uri"),
         "trials": notes.get("trials", 0),
-        "complete": _complete(path),
+        "complete": _ended(path, "ended"),
     }
 
 
@@ -119,9 +122,7 @@ def run_id(run_dir: Path | str) -> str | None:
 
 def store_uri(run_dir: Path | str | None = None) -> str:
     """Where runs go: ``MLFLOW_TRACKING_URI``, else where this one went before, else the local
-    store beside the run directories."""
-    from nasplug.api import runs_folder
-
+    store beside the run directories, such as ``sqlite:////home/me/runs/mlflow.db``."""
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
     if run_dir and (uri := read_json(Path(run_dir) / "tracking.json").get("uri")):
@@ -134,7 +135,7 @@ def ui_command() -> list[str]:
     uri = store_uri()
     if uri.startswith(("http://", "https://")):
         raise NasplugError(f"MLFLOW_TRACKING_URI is a server, its UI is at {redacted(uri)}")
-    if importlib.util.find_spec("mlflow") is None:
+    if not _installed():
         raise NasplugError("the UI is MLflow's: pip install nasplug[tracking]")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
     if folder := artifact_folder(uri):
@@ -155,15 +156,6 @@ def redacted(uri: str) -> str:
     scheme, slashes, rest = uri.partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """{} if it is not there or not whole."""
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def is_study(path: Path) -> bool:
@@ -187,49 +179,28 @@ def read_lines(file: Path, offset: int = 0) -> list[tuple[dict[str, Any], int]]:
     return found
 
 
-def _complete(path: Path) -> bool:
-    """Whether MLflow has all of a run whose search has ended."""
-    status, notes = read_json(path / "status.json"), read_json(path / "tracking.json")
-    if status.get("state", "running") == "running":
-        return False
-    if notes.get("ended") == status:
-        return True
-    # A search refused before its first trial leaves nothing to send; do not wait for MLflow's
-    # import to find that out.
-    return not notes.get("run_id") and status["state"] == "failed" and not _has_trials(path)
+def _installed() -> bool:
+    return importlib.util.find_spec("mlflow") is not None
 
 
-def _given_up(path: Path) -> bool:
-    status, notes = read_json(path / "status.json"), read_json(path / "tracking.json")
-    return bool(notes.get("error")) and notes.get("gave_up") == status
+@cache
+def _say_off() -> None:
+    print("tracking is off: pip install nasplug[tracking]", file=sys.stderr)
 
 
-def _has_trials(path: Path) -> bool:
-    if is_study(path):
-        return (path / "searches.jsonl").exists()
-    directory = RunDirectory(path)
-    try:
-        return any(True for _ in directory.rows(limit=1))
-    except NasplugError:
-        return False
-    finally:
-        directory.close()
+def _incomplete() -> list[Path]:
+    """The followed run directories that MLflow has not (yet) all of."""
+    for path in list(_followed):
+        if _ended(path, "ended"):
+            del _followed[path]
+    return list(_followed)
 
 
-def _adopt() -> None:
-    """This process follows; what a fork inherited is its parent's business."""
-    global _owner, _child
-    if _owner != os.getpid():
-        _owner, _child = os.getpid(), None
-        _followed.clear()
-        atexit.register(_at_exit)
-
-
-def _start() -> None:
-    global _child
-    _child = _spawn()
-    for path in pending():
-        _hand_over(_child, path)
+def _ended(path: Path, note: str) -> bool:
+    """Whether the sender has noted "ended" or "gave_up" of a search that has ended like this."""
+    status = read_json(path / "status.json")
+    running = status.get("state", "running") == "running"
+    return not running and read_json(path / "tracking.json").get(note) == status
 
 
 def _spawn(stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
@@ -240,28 +211,30 @@ def _spawn(stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=None if os.environ.get("NASPLUG_TRACEBACK") else subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**ENVIRONMENT, **os.environ, "PYTHONPATH": path},
         start_new_session=True,
     )
-
-
-def _hand_over(child: subprocess.Popen[bytes], path: Path) -> None:
-    assert child.stdin
-    with contextlib.suppress(BrokenPipeError):
-        child.stdin.write(_order(path, _followed[path]))
-        child.stdin.flush()
 
 
 def _order(path: Path, uri: str) -> bytes:
     return json.dumps({"run_dir": str(path), "uri": uri}).encode() + b"\n"
 
 
+def _forget() -> None:
+    """In a fork of this process: what was followed is its parent's business."""
+    global _child
+    _child = None
+    _followed.clear()
+
+
+@atexit.register
 def _at_exit() -> None:
-    if os.getpid() != _owner:
-        return
     with contextlib.suppress(KeyboardInterrupt):
-        if wait(AT_EXIT):
-            return
-    if missing := pending():
+        wait(AT_EXIT)
+    if missing := _incomplete():
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         print(f"tracking incomplete: nasplug sync {missing[0]}{more}", file=sys.stderr)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

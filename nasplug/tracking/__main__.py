@@ -10,21 +10,17 @@ import queue
 import sys
 import threading
 import time
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nasplug.tracking import is_study
-from nasplug.tracking.sender import Sender
-from nasplug.tracking.study import StudySender
+
+if TYPE_CHECKING:
+    from nasplug.tracking.sender import Sender
 
 POLL = 0.1  # seconds between looks at a journal in which nothing was new
 IDLE = 0.5  # the same, when nothing is followed
-
-# A server that is away must cost seconds, not the minutes of MLflow's own retries.
-SHORT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
 
 
 def main() -> None:
@@ -32,43 +28,45 @@ def main() -> None:
     parent = os.getppid()
     with contextlib.suppress(OSError, AttributeError):
         os.nice(10)
-    for name, value in SHORT.items():
-        os.environ.setdefault(name, value)
     answers, sys.stdout = sys.stdout, sys.stderr  # MLflow prints
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-    reader = threading.Thread(target=_read, args=(lines,), daemon=True)
+    orders: queue.SimpleQueue[str] = queue.SimpleQueue()
+    reader = threading.Thread(target=_read, args=(orders,), daemon=True)
     reader.start()
-    open_runs: list[Sender] = []
-    frozen = False
+    senders: list[Sender] = []
     while True:
         alone = not reader.is_alive() or os.getppid() != parent
-        while not lines.empty():
-            order = json.loads(lines.get())
-            if all(str(run.path) != order["run_dir"] for run in open_runs):
-                open_runs.append(_sender(Path(order["run_dir"]), order["uri"]))
-        progress = [run.advance(alone) for run in open_runs]
-        for run in open_runs:
-            if run.done:
-                answer = {"run_dir": str(run.path), "error": run.error}
+        while not orders.empty():
+            order = json.loads(orders.get())
+            path = Path(order["run_dir"])
+            if all(sender.path != path for sender in senders):
+                senders.append(_senders()[is_study(path)](path, order["uri"]))
+        progress = [sender.advance(alone) for sender in senders]
+        for sender in senders:
+            if sender.done:
+                answer = {"run_dir": str(sender.path), "error": sender.error}
                 print(json.dumps(answer), file=answers, flush=True)
-        open_runs = [run for run in open_runs if not run.done]
-        if alone and not open_runs:
+        senders = [sender for sender in senders if not sender.done]
+        if alone and not senders:
             return
         if not any(progress):
-            time.sleep(POLL if open_runs else IDLE)
-        elif not frozen:
-            gc.collect()
-            gc.freeze()  # MLflow's modules need not be walked again and again
-            frozen = True
+            time.sleep(POLL if senders else IDLE)
 
 
-def _sender(path: Path, uri: str) -> Sender:
-    return StudySender(path, uri) if is_study(path) else Sender(path, uri)
+@cache
+def _senders() -> tuple[type[Sender], type[Sender]]:
+    """Those of a search and of a study. MLflow is imported by this process alone, and as a
+    background task: after `nice`."""
+    from nasplug.tracking.sender import Sender
+    from nasplug.tracking.study import StudySender
+
+    gc.collect()
+    gc.freeze()  # MLflow's modules need not be walked again and again
+    return Sender, StudySender
 
 
-def _read(lines: queue.SimpleQueue[str]) -> None:
+def _read(orders: queue.SimpleQueue[str]) -> None:
     for line in sys.stdin:
-        lines.put(line)
+        orders.put(line)
 
 
 if __name__ == "__main__":

@@ -7,25 +7,36 @@ once. Only the tracking process imports this module.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
+import logging
 import math
 import os
 import platform
 import re
 import shlex
-import sqlite3
 import time
+import traceback
 import uuid
+from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.tracking import MlflowClient
+
 from nasplug.errors import NasplugError
-from nasplug.journal import RunDirectory, write_json
-from nasplug.tracking import artifact_folder, read_json, redacted
-from nasplug.trial import State
+from nasplug.kernel.trial import State
+from nasplug.run.directory import RunDirectory, read_json, write_json
+from nasplug.run.journal import FILE, Journal, Row
+from nasplug.tracking import artifact_folder, redacted
+from nasplug.tracking.locks import Presence
 
 METRICS = 1000  # that MLflow takes in one batch
 PARAM, TAG = 6000, 5000  # characters that MLflow keeps
@@ -35,44 +46,48 @@ LOOK = 1000  # trials read at a time
 FIRST = 1.0  # seconds without a trial after which a search gets its MLflow run all the same
 GRACE = 5.0  # seconds without success, after a search has ended, before giving it up
 SLOWEST = 5.0  # seconds between attempts
+REFUSED = range(400, 429)  # HTTP: the same request will never be answered otherwise
 
-HOPELESS = {
-    "INVALID_PARAMETER_VALUE",
-    "INVALID_STATE",
-    "PERMISSION_DENIED",
-    "RESOURCE_DOES_NOT_EXIST",
-    "UNAUTHENTICATED",
-}
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens it on its runs
 ENDINGS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
-ARTIFACTS = (
-    "selection.json", "trials.csv", "run.json", "subspace.npz", "space.json", "learned-space.json",
-    "*.png",
-)  # fmt: skip
+NOTHING_SENT: dict[str, Any] = {  # tracking.json at first
+    "experiment_id": None,
+    "run_id": None,
+    "trials": 0,  # in MLflow
+    "sent": 0,  # in MLflow without a gap: the trials with numbers below this one
+    "failed": 0,  # among those
+    "best": None,  # the incumbent: [number, value, report]
+    "described": False,
+    "offset": 0,  # of a study: in MLflow is searches.jsonl up to here
+    "ended": None,  # the status.json that MLflow has heard of
+}
 
-SELECT = (
-    "SELECT number, value, report, cost, state, feasible, metrics, elapsed FROM trials "
-    "WHERE number >= ? ORDER BY number LIMIT ?"
-)
-Row = tuple[int, float | None, float | None, float | None, int, int, str | None, float]
+for _logger in ("mlflow", "alembic"):
+    logging.getLogger(_logger).setLevel(logging.CRITICAL)
 
 
 class Sender:
     """Call `advance` until `done`."""
 
+    artifacts: tuple[str, ...] = (
+        "selection.json", "trials.csv", "run.json", "subspace.npz", "space.json",
+        "learned-space.json", "*.png",
+    )  # fmt: skip
+
     def __init__(self, path: Path, uri: str) -> None:
         self.path, self.uri = path, uri
         self.done = False
         self.error = ""
+        self._alone = False
         self._run: dict[str, Any] = {}
         self._notes: dict[str, Any] = {}
-        self._fresh = False  # nobody can have created the MLflow run before
-        self._known = False  # MLflow has our run
-        self._journal: sqlite3.Connection | None = None
-        self._lock: Any = None
-        self._born = time.monotonic()
-        self._ended = 0.0  # when the search was seen to have ended
-        self._failing = 0.0  # when sending began to fail
+        self._verified = False  # MLflow has the run that is noted
+        self._unsure = True  # whether MLflow may have a run that was not noted
+        self._directory = RunDirectory(path)
+        self._journal: Journal | None = None
+        self._lock = Presence(path / "tracking.lock")
+        self._born = self._well = time.monotonic()  # the last moment without a failure
+        self._ended = False  # the search was seen to have ended
         self._pause = self._next = 0.0  # after a failure
 
     def advance(self, alone: bool) -> bool:
@@ -80,222 +95,206 @@ class Sender:
 
         alone: nobody who would know is left; a search without an end must have been killed.
         """
+        self._alone = alone
         if self.done or time.monotonic() < self._next:
             return False
         try:
-            progress = self._step(alone)
+            progress = self._step()
         except Exception as error:
-            self._failed(error, alone)
+            self._unsure = True
+            self._failed(error)
             return False
         finally:
             if self.done:
                 self._close()
-        if progress:
-            self._failing = self._pause = 0.0
+        self._well, self._pause = time.monotonic(), 0.0
         return progress
 
     # ---- the steps, in their order
 
-    def _step(self, alone: bool) -> bool:
-        if self._lock is None and not self._open(alone):
+    def _step(self) -> bool:
+        if not self._notes and not self._open():
             return False
-        status = self._status(alone)
+        status = self._status()
         running = status["state"] == "running"
-        self._ended = 0.0 if running else self._ended or time.monotonic()
-        rows = self._rows(self._notes["sent"])
+        if not running and not self._ended:
+            self._well = time.monotonic()
+        self._ended = not running
         if self._notes["run_id"] is None:
-            if not rows and status["state"] == "failed":  # refused before it began
-                return self._finish(status)
-            if not rows and running and time.monotonic() - self._born < FIRST:
-                return False
-            self._create()
-            return True
-        if not self._known:
-            self._find()
-            return True
-        if running and self._notes["ended"]:
+            return self._begin(status)
+        if not self._verified:
+            self._verify()
+        elif running and self._notes["ended"]:
             self._client.update_run(self._notes["run_id"], status="RUNNING")
             self._note(ended=None)
-        if not self._notes["described"]:
-            self._describe()
-            return True
-        if ready := [row for i, row in enumerate(rows) if row[0] == self._notes["sent"] + i]:
-            self._send(ready)
-            return True
-        if running:
-            self.done = alone
+        elif not self._notes["described"]:
+            params = [Param(_name(k), _short(v, PARAM)) for k, v in self._params().items()]
+            for i in range(0, len(params), PARAMS):
+                self._client.log_batch(self._notes["run_id"], params=params[i : i + PARAMS])
+            self._note(described=True)
+        elif self._send():
+            pass
+        elif running:
+            self.done = self._alone
             return False
-        if self._notes["ended"] != status:
-            self._send_rest(rows)
-            self._summarise(status)
-        return self._finish(status)
+        else:
+            if self._notes["ended"] != status:
+                self._summarise(status)
+            self._finish(status)
+        return True
 
-    def _open(self, alone: bool) -> bool:
+    def _open(self) -> bool:
         """Read the directory; from now on no other process sends it. False if one does now."""
-        self._lock = _locked(self.path / "tracking.lock")
-        if self._lock is None:
-            if alone:  # the other process ends by itself, unless it follows a living search
-                status = read_json(self.path / "status.json")
-                self.done = status.get("state") == "running" and _lives(status)
+        if not (self._lock.held or self._lock.acquire()):
+            if self._alone:  # the other process ends by itself, unless it follows a living search
+                running = read_json(self.path / "status.json").get("state") == "running"
+                self.done = running and self._in_use()
             return False
         self._run = self._record()
-        noted = read_json(self.path / "tracking.json")
-        uri = redacted(self.uri)
-        self._fresh = not noted
-        self._notes = _unsent(noted.get("key") or self._run.get("key") or uuid.uuid4().hex, uri)
-        if noted.get("uri") == uri:
-            self._notes |= noted
-        self._note(error="", gave_up=None)
+        noted, uri = read_json(self.path / "tracking.json"), redacted(self.uri)
+        self._unsure = bool(noted)
+        key = noted.get("key") or self._run.get("key") or uuid.uuid4().hex
+        sent = noted if noted.get("uri") == uri else {}
+        self._note(**{"key": key, "uri": uri, **NOTHING_SENT, **sent, "error": "", "gave_up": None})
         return True
 
     def _record(self) -> dict[str, Any]:
-        return RunDirectory.open(self.path)[1]
+        return RunDirectory.open(self.path).run
 
-    def _status(self, alone: bool) -> dict[str, Any]:
+    def _in_use(self) -> bool:
+        """Whether some process searches it."""
+        return self._directory.in_use()
+
+    def _status(self) -> dict[str, Any]:
         """status.json; a search that died without a word is noted there as killed."""
-        status = read_json(self.path / "status.json") or {"state": "running"}
-        if status["state"] == "running" and alone and not _lives(status):
-            RunDirectory(self.path).set_status("killed", "the process died")
-            status = read_json(self.path / "status.json")
+        status = self._directory.status() or {"state": "running"}
+        if status["state"] == "running" and self._alone and not self._in_use():
+            self._directory.set_status("killed", "the process died")
+            status = self._directory.status()
         return status
 
-    @property
-    def _client(self) -> Any:
-        return _connected(self.uri)
+    def _begin(self, status: Mapping[str, Any]) -> bool:
+        """Create the MLflow run, once there is something to say."""
+        if not self._anything():
+            if status["state"] == "failed":  # refused before it began
+                self._finish(status)
+                return True
+            if status["state"] == "running" and time.monotonic() - self._born < FIRST:
+                return False
+        start = self._when(0.0)
+        run_id = self._create(self._notes["key"], self.path.name, start, self._tags())
+        self._note(experiment_id=self._experiment(), run_id=run_id)
+        self._verified, self._unsure = True, False
+        return True
 
-    def _find(self) -> None:
-        """The run that was noted; one that the store has lost is sent anew."""
-        from mlflow.exceptions import MlflowException
+    def _anything(self) -> bool:
+        """Whether the search has done anything."""
+        return bool(self._rows(-1))
 
+    def _create(self, key: str, name: str, start: int, tags: Mapping[str, str]) -> str:
+        """A run with this key; if one was created without being noted, that one."""
+        run_id = self._find(key) if self._unsure else None
+        self._unsure = True  # until it is noted
+        if run_id is None:
+            tags = {**tags, "nasplug.key": key}
+            run_id = self._client.create_run(self._experiment(), start, tags, name).info.run_id
+        return str(run_id)
+
+    def _find(self, key: str) -> str | None:
+        """The run that was created with this key, if there is one."""
+        found = self._client.search_runs([self._experiment()], f"tags.`nasplug.key` = '{key}'")
+        return found[0].info.run_id if found else None
+
+    def _verify(self) -> None:
+        """See that MLflow has the noted run; one that the store has lost is sent anew."""
         run_id = self._notes["run_id"]
         try:
             stage = self._client.get_run(run_id).info.lifecycle_stage
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            self._note(**_unsent(self._notes["key"], self._notes["uri"]))
+            self._note(**NOTHING_SENT)
             return
         if stage != "active":
             raise NasplugError(
                 f"MLflow run {run_id} was deleted: restore it, or remove "
                 f"{self.path / 'tracking.json'} to send it as a new one"
             )
-        self._known = True
+        self._verified, self._unsure = True, False
 
-    def _create(self) -> None:
-        """The MLflow run; if one was created without being noted, that one."""
-        number = self._experiment()
-        fresh, self._fresh = self._fresh, False  # a lost answer may be that of a creation
-        run_id = None if fresh else self._find_key(self._notes["key"])
-        if run_id is None:
-            created = self._client.create_run(
-                number, start_time=self._start, tags=self._tags(), run_name=self.path.name
-            )
-            run_id = created.info.run_id
-            self._known = True
-        self._note(experiment_id=number, run_id=run_id)
-
-    def _experiment(self) -> str:
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or self._run["scores"]["problem"]
-        return _experiment(self.uri, name)
-
-    def _find_key(self, key: str) -> str | None:
-        """The run that was created with this key, if there is one."""
-        found = self._client.search_runs([self._experiment()], f"tags.`nasplug.key` = '{key}'")
-        return found[0].info.run_id if found else None
-
-    def _describe(self) -> None:
-        from mlflow.entities import Param
-
-        params = [Param(_key(k), _short(v, PARAM)) for k, v in self._params().items()]
-        for i in range(0, len(params), PARAMS):
-            self._client.log_batch(self._notes["run_id"], params=params[i : i + PARAMS])
-        self._note(described=True)
-
-    def _send(self, rows: list[Row]) -> None:
-        """The next trials: as many as fit into one batch."""
-        from mlflow.entities import Metric
-
-        batch: list[Any] = []
-        best, failed, count = self._notes["best"], self._notes["failed"], 0
+    def _send(self) -> bool:
+        """Send the next trials; False if there are none."""
+        first = self._notes["sent"]
+        rows = [row for i, row in enumerate(self._rows(first - 1)) if row.number == first + i]
+        best, failed = self._notes["best"], self._notes["failed"]
+        sign = 1 if self._run["scores"]["maximize"] else -1
+        metrics = []
         for row in rows:
-            number, value, report, _, state, feasible, _, elapsed = row
-            points = self._points(row)
-            if state == State.FAILED:
+            points = _points(row)
+            if row.state == State.FAILED:
                 failed += 1
                 points["failed"] = failed
-            if state == State.COMPLETE and feasible and value is not None:
-                sign = 1 if self._run["scores"]["maximize"] else -1
-                if best is None or sign * value > sign * best[1]:
-                    best = [number, value, report]
-                    points |= _named(best_value=value, best_report=report)
-            if len(batch) + len(points) > METRICS:
-                break
-            when = self._when(elapsed)
-            batch += [Metric(name, x, when, number) for name, x in points.items()]
-            accepted, count = (best, failed), count + 1
-        self._client.log_batch(self._notes["run_id"], metrics=batch)
-        best, failed = accepted
-        sent = self._notes["sent"] + count
-        self._note(sent=sent, trials=max(sent, self._notes["trials"]), best=best, failed=failed)
+            elif (
+                row.state == State.COMPLETE and row.feasible and row.value is not None
+                and (best is None or sign * row.value > sign * best[1])
+            ):  # fmt: skip
+                best = [row.number, row.value, row.report]
+                points |= _finite(best_value=row.value, best_report=row.report)
+            metrics += self._metrics(points, row)
+        if rows:
+            self._log(self._notes["run_id"], metrics)
+            sent = first + len(rows)
+            trials = max(sent, self._notes["trials"])
+            self._note(sent=sent, trials=trials, best=best, failed=failed)
+        return bool(rows)
 
-    def _send_rest(self, rows: list[Row]) -> None:
-        """Trials beyond a gap: scored out of order by a search that then died."""
-        from mlflow.entities import Metric
-
-        count = 0
-        while rows:
-            points = [
-                Metric(name, x, self._when(row[-1]), row[0])
-                for row in rows
-                for name, x in self._points(row).items()
-            ]
-            for i in range(0, len(points), METRICS):
-                self._client.log_batch(self._notes["run_id"], metrics=points[i : i + METRICS])
-            count += len(rows)
-            rows = self._rows(rows[-1][0] + 1)
-        self._note(trials=self._notes["sent"] + count)
-
-    def _summarise(self, status: dict[str, Any]) -> None:
-        """What the run came to, its artifacts, its end."""
-        from mlflow.entities import Metric
-
-        run_id = self._notes["run_id"]
-        last = self._last()
-        selection = read_json(self.path / "selection.json") if status["state"] == "finished" else {}
-        chosen = selection.get("best", {})
+    def _summarise(self, status: Mapping[str, Any]) -> None:
+        """What the run came to, and its end."""
+        self._send_rest()
+        last = self._journal.last() if self._journal else None
+        finished = status["state"] == "finished"
+        selected = read_json(self.path / "selection.json").get("best", {}) if finished else {}
         if last:
             _, value, report = self._notes["best"] or (None, None, None)
-            points = _named(
-                best_value=value,
-                best_report=report,
-                selected_value=chosen.get("value"),
-                selected_report=chosen.get("report"),
-                trials=self._notes["trials"],
-                seconds=last[-1],
-            )
-            batch = [Metric(k, x, self._when(last[-1]), last[0]) for k, x in points.items()]
-            self._client.log_batch(run_id, metrics=batch)
-        for file in (file for name in ARTIFACTS for file in sorted(self.path.glob(name))):
-            self._client.log_artifact(run_id, str(file))
-        self._client.set_tag(run_id, "mlflow.note.content", self._text(status, chosen))
-        end = self._when(last[-1] if last else 0.0)
-        self._client.set_terminated(run_id, ENDINGS[status["state"]], end_time=end)
+            points = _finite(
+                best_value=value, best_report=report, selected_value=selected.get("value"),
+                selected_report=selected.get("report"), trials=self._notes["trials"],
+                seconds=last.elapsed,
+            )  # fmt: skip
+            self._log(self._notes["run_id"], self._metrics(points, last))
+        self._end(status, self._text(status, selected), self._when(last.elapsed if last else 0.0))
 
-    def _finish(self, status: dict[str, Any]) -> bool:
+    def _send_rest(self) -> None:
+        """Trials beyond a gap: scored out of order by a search that then died."""
+        trials = self._notes["sent"]
+        rows = self._rows(trials - 1)
+        while rows:
+            metrics = [metric for row in rows for metric in self._metrics(_points(row), row)]
+            self._log(self._notes["run_id"], metrics)
+            trials += len(rows)
+            rows = self._rows(rows[-1].number)
+        self._note(trials=trials)
+
+    def _end(self, status: Mapping[str, Any], text: str, time: int) -> None:
+        run_id = self._notes["run_id"]
+        for file in (file for name in self.artifacts for file in sorted(self.path.glob(name))):
+            self._client.log_artifact(run_id, str(file))
+        self._client.set_tag(run_id, "mlflow.note.content", _short(text, TAG))
+        self._client.set_terminated(run_id, ENDINGS[status["state"]], end_time=time)
+
+    def _finish(self, status: Mapping[str, Any]) -> None:
         self._note(ended=status)
         self.done = True
-        return True
 
     # ---- what is sent
 
-    def _points(self, row: Row) -> dict[str, float]:
-        _, value, report, cost, state, _, metrics, _ = row
-        if state == State.FAILED:
-            return {}
-        more = list(json.loads(metrics).items()) if metrics else []
-        measured = {_key(name): x for name, x in more[:MEASURED]}
-        return _named(**measured | {"value": value, "report": report, "cost": cost})
+    def _metrics(self, points: Mapping[str, float], row: Row) -> list[Metric]:
+        when = self._when(row.elapsed)
+        return [Metric(name, x, when, row.number) for name, x in points.items()]
+
+    def _log(self, run_id: str, metrics: list[Metric]) -> None:
+        for i in range(0, len(metrics), METRICS):
+            self._client.log_batch(run_id, metrics=metrics[i : i + METRICS])
 
     def _params(self) -> dict[str, Any]:
         run = self._run
@@ -308,130 +307,89 @@ class Sender:
 
     def _tags(self) -> dict[str, str]:
         environment = self._run["environment"]
-        command = shlex.join(environment["command"])
         tags = {
-            "nasplug.key": self._notes["key"],
             "nasplug.run_dir": str(self.path),
             "nasplug.host": platform.node(),
-            "nasplug.command": command,
+            "nasplug.command": shlex.join(environment["command"]),
             "nasplug.python": environment["python"],
             "nasplug.platform": environment["platform"],
             "mlflow.source.name": "".join(environment["command"][:1]),
             "mlflow.source.type": "LOCAL",
-            "mlflow.source.git.commit": environment["git_commit"] or "",
-            "mlflow.user": _user(),
+            "mlflow.source.git.commit": environment["git_commit"],
+            **{f"version.{name}": number for name, number in environment["versions"].items()},
         }
-        for name, number in environment["versions"].items():
-            tags[f"version.{name}"] = number
-        return {_key(name): _short(text, TAG) for name, text in tags.items() if text}
+        with contextlib.suppress(KeyError, OSError):  # a user without a name
+            tags["mlflow.user"] = getpass.getuser()
+        return {_name(name): _short(text, TAG) for name, text in tags.items() if text}
 
-    def _text(self, status: dict[str, Any], chosen: dict[str, Any]) -> str:
+    def _text(self, status: Mapping[str, Any], selected: Mapping[str, Any]) -> str:
         """The run's description, in Markdown."""
         if status["state"] != "finished":
-            return _short(f"**{status['state']}**: {status['error']}", TAG)
-        scores = self._run["scores"]
-        lines = [f"`{chosen.get('arch')}`", ""]
+            return f"**{status['state']}**: {status['error']}"
+        lines = [f"`{selected.get('arch')}`", ""]
         for name, key in (("value", "reward"), ("report", "report")):
-            if chosen.get(name) is not None:
-                lines.append(f"- {scores.get(key) or name}: **{chosen[name]:.6g}**")
-        return _short("\n".join(lines), TAG)
+            if selected.get(name) is not None:
+                lines.append(f"- {self._run['scores'][key]}: **{selected[name]:.6g}**")
+        return "\n".join(lines)
 
-    # ---- the run directory
+    # ---- where it comes from, and where it goes
 
-    def _rows(self, first: int) -> list[Row]:
-        journal = self._connection()
-        return journal.execute(SELECT, (first, LOOK)).fetchall() if journal else []
-
-    def _last(self) -> Row | None:
-        journal = self._connection()
-        query = SELECT.replace("number LIMIT", "number DESC LIMIT")
-        return journal.execute(query, (0, 1)).fetchone() if journal else None
-
-    def _connection(self) -> sqlite3.Connection | None:
-        """The journal, only read here; None until the search has made it."""
-        if self._journal is None and (self.path / "journal.sqlite").exists():
-            uri = f"{(self.path / 'journal.sqlite').as_uri()}?mode=rw"
-            journal = sqlite3.connect(uri, uri=True, timeout=10, isolation_level=None)
-            if not journal.execute("SELECT 1 FROM sqlite_master WHERE name = 'trials'").fetchone():
-                journal.close()
-                return None
-            self._journal = journal
-        return self._journal
-
-    @property
-    def _start(self) -> int:
-        return int(1000 * datetime.fromisoformat(self._run["environment"]["time"]).timestamp())
+    def _rows(self, after: int) -> list[Row]:
+        if self._journal is None:
+            if not (self.path / FILE).exists():
+                return []
+            self._journal = Journal(self.path, read=True)
+        return self._journal.read(after, LOOK)
 
     def _when(self, elapsed: float) -> int:
-        return self._start + int(1000 * elapsed)
+        """Milliseconds since 1970, as MLflow counts."""
+        start = datetime.fromisoformat(self._run["environment"]["time"])
+        return int(1000 * (start.timestamp() + elapsed))
+
+    @property
+    def _client(self) -> Any:
+        return _connect(self.uri)
+
+    def _experiment(self) -> str:
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or self._run["scores"]["problem"]
+        return _experiment(self.uri, name)
 
     def _note(self, **changes: Any) -> None:
         self._notes.update(changes)
         write_json(self.path / "tracking.json", self._notes)
 
-    def _failed(self, error: Exception, alone: bool) -> None:
+    def _failed(self, error: Exception) -> None:
         """Try again later; not for ever once the search has ended, not if it is hopeless."""
         if os.environ.get("NASPLUG_TRACEBACK"):
-            import traceback
-
             traceback.print_exception(error)
         now = time.monotonic()
-        self._failing = self._failing or now
         self._pause = min(SLOWEST, max(0.25, 2 * self._pause))
         self._next = now + self._pause
-        hopeless = getattr(error, "error_code", None) in HOPELESS or isinstance(
-            error, NasplugError | ImportError
-        )
-        since = max(self._failing, self._ended)
-        if hopeless or ((alone or self._ended) and now - since > GRACE):
+        status = getattr(error, "get_http_status_code", lambda: None)()
+        hopeless = isinstance(error, NasplugError) or status in REFUSED
+        if hopeless or ((self._alone or self._ended) and now - self._well > GRACE):
             self.done = True
             self.error = " ".join(str(error).split())[:500] or type(error).__name__
-            if self._lock is not None and self._notes:
-                self._note(error=self.error, gave_up=read_json(self.path / "status.json"))
+            if self._notes:
+                self._note(error=self.error, gave_up=self._directory.status())
 
     def _close(self) -> None:
         if self._journal is not None:
             self._journal.close()
-        if self._lock is not None:
-            self._lock.close()
-
-
-def _unsent(key: str, uri: str) -> dict[str, Any]:
-    """tracking.json of a run of which nothing has been sent."""
-    return {
-        "key": key,
-        "uri": uri,
-        "experiment_id": None,
-        "run_id": None,
-        "trials": 0,  # in MLflow
-        "sent": 0,  # in MLflow without a gap: the trials with numbers below this one
-        "failed": 0,  # among those
-        "best": None,  # the incumbent: [number, value, report]
-        "described": False,
-        "ended": None,  # the status.json that MLflow has heard of
-    }
+        self._lock.release()
 
 
 @cache
-def _connected(uri: str) -> Any:
-    """MLflow's client, imported when there is something to send."""
-    import logging
-
-    import mlflow.tracking
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+def _connect(uri: str) -> Any:
     if folder := artifact_folder(uri):
         _create_store(Path(uri.removeprefix("sqlite:///")), folder)
-    return mlflow.tracking.MlflowClient(uri)
+    return MlflowClient(uri)
 
 
 @cache
 def _experiment(uri: str, name: str) -> str:
     """The number of the experiment, created if need be."""
-    from mlflow.exceptions import MlflowException
-
-    client = _connected(uri)
+    client = _connect(uri)
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         folder = artifact_folder(uri)
@@ -450,71 +408,32 @@ def _experiment(uri: str, name: str) -> str:
 def _create_store(file: Path, artifacts: Path) -> None:
     """A local store appears whole: MLflow's migrations, if two processes run them at once or one
     dies in them, leave a database that nothing mends."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
     file.parent.mkdir(parents=True, exist_ok=True)
-    while not file.exists():
-        lock = _locked(file.with_suffix(".lock"))
-        if lock is None:
-            time.sleep(0.1)
-            continue
-        with lock:
-            part = file.with_suffix(".part")
-            part.unlink(missing_ok=True)
-            if not file.exists():
-                store: Any = SqlAlchemyStore
-                store(f"sqlite:///{part}", artifacts.as_uri()).engine.dispose()
-                part.replace(file)
+    with FileLock(file.with_suffix(".lock")):
+        if not file.exists():
+            partial = file.with_suffix(".part")
+            partial.unlink(missing_ok=True)
+            store: Any = SqlAlchemyStore  # which has no type hints
+            store(f"sqlite:///{partial}", artifacts.as_uri()).engine.dispose()
+            partial.replace(file)
 
 
-def _locked(file: Path) -> Any:
-    """The open file, whose lock is held until it is closed; None if another process has it."""
-    handle = file.open("a")
-    try:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # Windows: nothing watches over two processes that send the same run
-        pass
-    except OSError:
-        handle.close()
-        return None
-    return handle
+def _points(row: Row) -> dict[str, float]:
+    if row.state == State.FAILED:
+        return {}
+    measured = {_name(name): x for name, x in list(row.metrics.items())[:MEASURED]}
+    return _finite(**measured | {"value": row.value, "report": row.report, "cost": row.cost})
 
 
-def _lives(status: dict[str, Any]) -> bool:
-    """Whether the process that wrote the status still runs (on this machine, as far as we see)."""
-    if status.get("host") != platform.node() or not isinstance(status.get("pid"), int):
-        return False
-    try:
-        os.kill(status["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    try:  # dead, but its parent has not looked yet
-        fields = Path(f"/proc/{status['pid']}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return True
-    return fields[0] != "Z"
-
-
-def _named(**points: float | None) -> dict[str, float]:
+def _finite(**points: float | None) -> dict[str, float]:
     return {name: x for name, x in points.items() if x is not None and math.isfinite(x)}
 
 
-def _key(name: str) -> str:
+def _name(text: str) -> str:
     """Only characters that MLflow allows in a name."""
-    return re.sub(r"[^/\w.\- :]", "_", name)[:250]
+    return re.sub(r"[^/\w.\- :]", "_", text)[:250]
 
 
 def _short(value: Any, limit: int) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= limit else f"{text[: limit - 20]}… (see run.json)"
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return ""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
+import re
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,23 +17,36 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nasplug import __version__, api
-from nasplug.errors import NasplugError
-from nasplug.hyperparameters import Method
-from nasplug.journal import FORMAT, RunDirectory, write_json
-from nasplug.problem import Problem
-from nasplug.space import Space
-from nasplug.tracking import read_json, redacted
+from nasplug._version import __version__
+from nasplug.errors import NasplugError, lacking
+from nasplug.kernel.method import Method
+from nasplug.kernel.problem import Problem
+from nasplug.kernel.registry import registry
+from nasplug.kernel.space import Space
+from nasplug.kernel.subspace import Region
+from nasplug.run.api import status_kept
+from nasplug.run.directory import (
+    FORMAT,
+    RunDirectory,
+    environment,
+    free_directory,
+    read_json,
+    runs_folder,
+    write_json,
+)
+from nasplug.tracking import redacted
+from nasplug.tracking.locks import Presence
 
 try:
     import optuna
     from optuna.study import StudyDirection
+    from optuna.trial import TrialState
 
-    from nasplug.tuning import report, worker
+    from nasplug.tuning import report as reports
     from nasplug.tuning import storage as stored
-    from nasplug.tuning.searches import Searches
+    from nasplug.tuning.worker import POLL, Task, Worker
 except ImportError as error:
-    raise NasplugError(f"tuning needs {error.name}: pip install 'nasplug[tuning]'") from None
+    raise lacking("tuning", error) from None
 
 MAXIMIZED = ("value", "report")  # the objectives that follow the problem; the others are costs
 
@@ -39,11 +54,7 @@ MAXIMIZED = ("value", "report")  # the objectives that follow the problem; the o
 class Study(optuna.Study):
     """An Optuna study that knows where its files are."""
 
-    def __init__(
-        self, study_name: str, storage: optuna.storages.BaseStorage, directory: Path
-    ) -> None:
-        super().__init__(study_name, storage)
-        self.directory = directory
+    directory: Path
 
 
 def tune(
@@ -60,21 +71,26 @@ def tune(
     storage: str | None = None,
     workers: int = 1,
     seed: int = 0,
-    out: Path | str | None = None,
-    tracking: bool = True,
-    progress: bool | None = None,
     space: Space | None = None,
     evaluate: Callable[..., Any] | None = None,
+    data: Any = None,
     direction: Literal["maximize", "minimize"] = "maximize",
     evaluator: str | None = None,
     reward: str | None = None,
+    report: str | None = None,
+    within: Region | Path | str | None = None,
+    constraints: Sequence[str] = (),
+    out: Path | str | None = None,
+    tracking: bool = True,
+    progress: bool | None = None,
     **fixed: Any,
 ) -> Study:
     """Find good hyperparameters of a method: an Optuna study.
 
-    A trial searches `on` (or a `space` with an `evaluate` of your own) once for each of the same
-    `seeds` seeds, with `budget` trials each; its value is the mean. The first trial has the
-    method's defaults.
+    A trial searches `on` (or a `space` with `evaluate` or `data`, as `nasplug.search` does, with
+    its `direction`, `evaluator`, `reward`, `report`, `within` and `constraints`) once for each of
+    the same `seeds` seeds, with `budget` trials each; its value is the mean. The first trial has
+    the method's defaults.
 
     params: which hyperparameters; by default all that the method declares tunable. `fixed` are
         others that are held at a value.
@@ -85,9 +101,10 @@ def tune(
     sampler, pruner: Optuna's, by name: "tpe", "cmaes", "gp", "nsgaii" ...; "median",
         "wilcoxon", "nop" ..., if need be with options: "tpe(multivariate=True)". The pruner gives
         trials up after two seeds or more; it needs a single objective.
-    storage: the URL of a database or of a journal file (``journal:///folder/file.log``); by
-        default an SQLite database in the study directory. All processes and machines with the
-        same storage and the same name of the study directory work on the same study.
+    storage: the URL of a database, ``postgresql://host/database``, or of a journal file,
+        ``journal:///folder/file.log``; by default an SQLite database in the study directory. All
+        processes and machines with the same storage and the same name of the study directory work
+        on the same study.
     trials: how many the study is to have in all; of one that has them, nothing is searched.
     workers: processes. A script that asks for several keeps its own work under
         ``if __name__ == "__main__"``, since they import it.
@@ -102,86 +119,94 @@ def tune(
             raise NasplugError(f"{name} must be at least {least}, got {number}")
     if not objectives or len(set(objectives)) < len(objectives):
         raise NasplugError("objectives must be different names, such as value,cost")
-    task = worker.Task(
-        method, on, space, evaluate, direction, evaluator, reward,
-        tuple(params) if params is not None else None, fixed, budget, tuple(objectives), seed,
-        tuple(np.random.SeedSequence(seed).generate_state(seeds).tolist()), sampler, pruner,
+    description = {
+        "on": on, "space": space, "evaluate": evaluate, "data": data, "direction": direction,
+        "evaluator": evaluator, "reward": reward, "report": report,
+    }  # fmt: skip
+    search = {"budget": budget, "within": within, "constraints": list(constraints)}
+    searches = np.random.SeedSequence(seed).generate_state(seeds).tolist()
+    task = Task(
+        method, description, search, params, fixed, objectives, trials, seed, searches, sampler,
+        pruner,
     )  # fmt: skip
-    with _quiet():
-        target = task.problem(task.seeds[0])
-        hyperparameters = task.hyperparameters(target.space)
-        task.search(target, hyperparameters.defaults, task.seeds[0])  # or say what is wrong
-        task.make_sampler(), task.make_pruner()
-        kept = stored.open_storage(storage) if storage else None
-        folder = _study_directory(out, task.method_name, target, shared=kept is not None)
+    with stored.quiet():
+        problem = task.make_problem(searches[0])
+        hyperparameters = task.hyperparameters(problem.space)
+        # What is wrong with the options is said before anything is written.
+        probe = task.make_search(problem, hyperparameters.defaults, searches[0])
+        task.make_sampler(0), task.make_pruner()
+        shared = stored.open_storage(storage) if storage else None
+        folder = _study_directory(out, task.method_name, problem, shared=shared is not None)
         url = storage or f"sqlite:///{folder / 'study.db'}"
         about = {
             "method": task.method_name,
-            "problem": target.name,
-            "evaluator": target.evaluator_name,
-            "reward": getattr(target.evaluator, "reward", "value"),
+            "problem": problem.name,
+            "evaluator": problem.evaluator_name,
+            "reward": problem.reward,
             "tuned": list(hyperparameters.names),
             "fixed": hyperparameters.fixed,
             "budget": budget,
-            "objectives": list(task.objectives),
+            "within": probe.region.describe(),
+            "constraints": list(constraints),
+            "objectives": list(objectives),
             "seed": seed,
-            "seeds": list(task.seeds),
+            "seeds": searches,
         }
         directions = [
             StudyDirection.MAXIMIZE
-            if target.maximize and name in MAXIMIZED
+            if problem.maximize and name in MAXIMIZED
             else StudyDirection.MINIMIZE
-            for name in task.objectives
+            for name in objectives
         ]
-        with stored.reachable(url):
-            study = stored.open_study(
-                kept or stored.open_storage(url), folder.name, directions, about,
-                hyperparameters.defaults, trials, _place(folder),
-            )  # fmt: skip
-            _describe(study, about, target, trials, url, folder)
-            with api._status(RunDirectory(folder)):
+        with stored.reachable(url), Presence(folder / f"tune-{uuid.uuid4().hex[:12]}.lock"):
+            opened = shared or stored.open_storage(url)
+            study = Study(
+                stored.open_study(
+                    opened, folder.name, directions, about, hyperparameters.defaults, _home(folder)
+                ).study_name,
+                opened,
+            )
+            study.directory = folder
+            _describe(study, about, problem, trials, url)
+            with status_kept(RunDirectory(folder)):
                 if tracking:
-                    from nasplug.tracking import follow
-
-                    follow(folder)
+                    registry().get("tracker", "mlflow")(folder)
                 try:
-                    with _bar(study, task, trials, progress) as watch:
-                        _run(task, url, study, folder, workers, watch)
+                    with _bar(study, task, progress) as watch:
+                        _run(task, opened, url, study, workers, watch)
                 except KeyboardInterrupt:
-                    done = f"interrupted after {_finished(study)} of {trials} trials"
-                    raise KeyboardInterrupt(f"{done}; it goes on with out={folder}") from None
-                if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
-                    raise NasplugError(f"every trial failed; the last said: {_last_error(study)}")
-                report.write(study, folder)
-    return Study(study.study_name, study._storage, folder)
+                    done = len(stored.counted(study, stored.FINISHED))
+                    raise KeyboardInterrupt(
+                        f"interrupted after {done} of {trials} trials; it goes on with out={folder}"
+                    ) from None
+                if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+                    _, reason = reports.failures(study)
+                    raise NasplugError(f"every trial failed; the last said: {reason}")
+                reports.write(study, folder)
+    return study
 
 
 def _run(
-    task: worker.Task,
+    task: Task,
+    storage: optuna.storages.BaseStorage,
     url: str,
-    study: optuna.Study,
-    folder: Path,
+    study: Study,
     workers: int,
     watch: Callable[[], None],
 ) -> None:
-    locks = stored.lock_folder(url, folder)
     if workers == 1:
-        queue = task.queue(study._storage, study.study_name)
-        objective = worker.Objective(task, Searches(folder / "searches.jsonl"))
-        worker.work(queue, objective, locks, watch)
+        Worker(task, storage, url, study.directory).work(watch)
         return
     context = multiprocessing.get_context("spawn")
     errors = context.SimpleQueue()
-    arguments = (task, url, study.study_name, folder, max(1, _cores() // workers), errors)
-    processes = [
-        context.Process(target=_worker, args=arguments, daemon=True) for _ in range(workers)
-    ]
+    arguments = (task, url, study.directory, max(1, _cores() // workers), errors)
+    processes = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(workers)]
     limit: int | None = stored.RETRIES
     try:
         for process in processes:
             process.start()
         while any(process.is_alive() for process in processes):
-            time.sleep(worker.POLL)
+            time.sleep(POLL)
             watch()
     except KeyboardInterrupt:
         limit = None  # it is no trial's fault that its worker ends now
@@ -191,28 +216,24 @@ def _run(
             if process.pid is not None:
                 process.terminate()
                 process.join()
-        stored.reclaim(study, locks, limit)
+        stored.Roll(study, url, study.directory).reclaim(limit)
     if not errors.empty():
         raise NasplugError(errors.get())
-    if study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)):
+    if stored.next_position(study, task.trials) is not None:
         codes = ", ".join(str(process.exitcode) for process in processes)
         raise NasplugError(
-            f"all workers have died (exit codes {codes}); their trials wait in the study: the "
-            "same command goes on with them"
+            f"all workers have died (exit codes {codes}); the same command goes on with their "
+            "trials"
         )
 
 
-def _worker(
-    task: worker.Task, url: str, name: str, folder: Path, threads: int, errors: Any
-) -> None:
+def _work(task: Task, url: str, folder: Path, threads: int, errors: Any) -> None:
     """A process of its own; Ctrl-C is its parent's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     try:
-        with _quiet(), stored.reachable(url):
-            objective = worker.Objective(task, Searches(folder / "searches.jsonl"))
-            queue = task.queue(stored.open_storage(url), name)
-            worker.work(queue, objective, stored.lock_folder(url, folder))
+        with stored.quiet(), stored.reachable(url):
+            Worker(task, stored.open_storage(url), url, folder).work()
     except NasplugError as error:
         errors.put(str(error))
 
@@ -221,13 +242,12 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _study_directory(out: Path | str | None, method: str, target: Problem, shared: bool) -> Path:
+def _study_directory(out: Path | str | None, method: str, problem: Problem, shared: bool) -> Path:
     """A study is named after its directory, so one in a shared storage has always the same."""
-    name = f"tune-{method}"
     if out is None and not shared:
-        return api._free_directory(name, target)
-    stem = f"{name}-{target.space.name}-{target.data}".replace("/", "-")
-    folder = Path(out).absolute() if out is not None else api.runs_folder() / stem
+        return free_directory(f"tune-{method}", problem.name)
+    name = re.sub(r"[/:,=]", "-", f"tune-{method}-{problem.name}")
+    folder = Path(out).absolute() if out is not None else runs_folder() / name
     if (folder / "run.json").exists():
         raise NasplugError(f"{folder} holds a run: another --out starts a study")
     try:
@@ -237,65 +257,37 @@ def _study_directory(out: Path | str | None, method: str, target: Problem, share
     return folder
 
 
-def _describe(
-    study: optuna.Study, about: dict[str, Any], target: Problem, trials: int, url: str, folder: Path
-) -> None:
+def _describe(study: Study, about: dict[str, Any], problem: Problem, trials: int, url: str) -> None:
     """study.json; refuses a directory of another study."""
-    made = study.user_attrs[stored.ATTRIBUTE]
-    file = folder / "study.json"
-    if file.exists() and read_json(file).get("key") != made["key"]:
+    created = study.user_attrs[stored.ATTRIBUTE]
+    file = study.directory / "study.json"
+    if file.exists() and read_json(file).get("key") != created["key"]:
         raise NasplugError(
-            f"{folder} belongs to another study than the one of that name in {redacted(url)}: "
-            "another --out starts a new one"
+            f"{study.directory} belongs to another study than the one of that name in "
+            f"{redacted(url)}: another --out starts a new one"
         )
-    write_json(
-        file,
-        {
-            "format": FORMAT,
-            "nasplug": __version__,
-            "key": made["key"],
-            "joined": made["home"] != _place(folder),
-            "name": study.study_name,
-            "storage": redacted(url),
-            **about,
-            "trials": trials,
-            "scores": {"problem": target.name, "maximize": target.maximize},
-            "environment": api._environment(),
-        },
-    )
+    content = {
+        "format": FORMAT,
+        "nasplug": __version__,
+        "key": created["key"],
+        "joined": created["home"] != _home(study.directory),
+        "name": study.study_name,
+        "storage": redacted(url),
+        **about,
+        "trials": trials,
+        "maximized": study.directions[0] == StudyDirection.MAXIMIZE,
+        "scores": {"problem": problem.name, "maximize": problem.maximize},
+        "environment": environment(),
+    }
+    write_json(file, content)
 
 
-def _place(folder: Path) -> str:
+def _home(folder: Path) -> str:
     return f"{platform.node()}:{folder}"
 
 
-def _finished(study: optuna.Study) -> int:
-    """How many trials are over, lost ones not counted: they are run again."""
-    lost = stored.retried(study)
-    done = study.get_trials(deepcopy=False, states=stored.FINISHED)
-    return sum(trial.number not in lost for trial in done)
-
-
-def _last_error(study: optuna.Study) -> str:
-    errors = [t.user_attrs["error"] for t in study.trials if "error" in t.user_attrs]
-    return errors[-1] if errors else "the workers died"
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna's log is for those who call it themselves."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
-
-
-@contextmanager
-def _bar(
-    study: optuna.Study, task: worker.Task, total: int, show: bool | None
-) -> Iterator[Callable[[], None]]:
+def _bar(study: Study, task: Task, show: bool | None) -> Iterator[Callable[[], None]]:
     """A bar on stderr, by default only on a terminal; yields what refreshes it."""
     if show is False or (show is None and not sys.stderr.isatty()):
         yield lambda: None
@@ -309,10 +301,11 @@ def _bar(
         TextColumn("{task.fields[best]}"),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task(f"tuning {task.method_name}", total=total, best="")
+        bar = progress.add_task(f"tuning {task.method_name}", total=task.trials, best="")
 
         def refresh() -> None:
-            progress.update(bar, completed=_finished(study), best=report.headline(study))
+            done = len(stored.counted(study, stored.FINISHED))
+            progress.update(bar, completed=done, best=reports.headline(study))
 
         refresh()
         yield refresh

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nasplug import __version__
-from nasplug.journal import write_json
-from nasplug.tuning.storage import ATTRIBUTE, retried
+from nasplug._version import __version__
+from nasplug.run.directory import write_json
+from nasplug.tuning.storage import ATTRIBUTE, counted
+
+COMPLETE, FAIL = (TrialState.COMPLETE,), (TrialState.FAIL,)
 
 
 def write(study: optuna.Study, folder: Path) -> None:
     """All of it, into the study directory. Plots need matplotlib, plots.html needs plotly."""
-    write_json(folder / "best.json", config(study, best(study)))
+    write_json(folder / "best.json", config(study, _ranked(study)[0]))
     if len(study.directions) > 1:
         write_json(folder / "pareto.json", [config(study, trial) for trial in study.best_trials])
     _write_trials(study, folder / "trials.csv")
@@ -32,36 +35,26 @@ def write(study: optuna.Study, folder: Path) -> None:
             _draw_page(study, folder / "plots.html")
 
 
-def best(study: optuna.Study) -> FrozenTrial:
-    """The best trial; of several objectives, the one on the Pareto front with the best first."""
-    if len(study.directions) == 1:
-        return study.best_trial
-    sign = -1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1
-    return min(study.best_trials, key=lambda trial: sign * trial.values[0])
-
-
 def config(study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
     """Hyperparameters for ``nasplug run --config``, and how good they were found to be."""
-    about = study.user_attrs[ATTRIBUTE]
+    about, measured = study.user_attrs[ATTRIBUTE], trial.user_attrs["measured"]
     objectives = about["objectives"]
-    first = study.trials[0]
+    trials = counted(study)
     return {
         "method": about["method"],
         "problem": about["problem"],
         "hyperparameters": {**about["fixed"], **trial.params},
         "value": trial.values[0],
-        "report": trial.user_attrs["measured"]["report"],
+        "report": measured["report"],
         "objectives": dict(zip(objectives, trial.values, strict=True)),
         "measured": {
             "what": f"mean {about['reward']} of the arch selected after {about['budget']} trials"
             if objectives[0] == "value"
             else f"mean {objectives[0]} of a search of {about['budget']} trials",
-            "by_seed": dict(
-                zip(about["seeds"], trial.user_attrs["measured"]["objectives"], strict=True)
-            ),
-            "defaults": first.values[0] if first.values else None,
+            "by_seed": dict(zip(about["seeds"], measured["objectives"], strict=True)),
+            "defaults": trials[0].values[0] if trials[0].values else None,
             "trial": trial.number,
-            "trials": len(study.get_trials(deepcopy=False)),
+            "trials": len(trials),
             "study": study.study_name,
             "nasplug": __version__,
         },
@@ -69,68 +62,88 @@ def config(study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
 
 
 def headline(study: optuna.Study) -> str:
-    """The best so far, for the progress bar."""
-    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        return ""
+    """The best so far and the failures, for the progress bar."""
+    words = []
     if len(study.directions) > 1:
-        return f"{len(study.best_trials)} on the Pareto front"
-    return f"best {study.best_value:.5g}"
+        words.append(f"{len(study.best_trials)} on the Pareto front")
+    elif counted(study, COMPLETE):
+        words.append(f"best {study.best_value:.5g}")
+    if failed := len(counted(study, FAIL)):
+        words.append(f"{failed} failed")
+    return ", ".join(words)
+
+
+def failures(study: optuna.Study) -> tuple[int, str]:
+    """How many trials have failed, and what the last of them said."""
+    failed = counted(study, FAIL)
+    said = [trial.user_attrs.get("error", "its workers died") for trial in failed]
+    return len(failed), said[-1] if said else ""
 
 
 def table(study: optuna.Study, n: int = 5) -> list[dict[str, Any]]:
-    """The best trials, or the Pareto front, best first, and the defaults, as rows for people."""
-    about = study.user_attrs[ATTRIBUTE]
-    done = study.get_trials(states=(TrialState.COMPLETE,))
-    good = study.best_trials if len(study.directions) > 1 else done
-    sign = -1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1
-    ranked = sorted(good, key=lambda trial: sign * trial.values[0])[:n]
-    ranked += [t for t in done if t.number == 0 and t not in ranked]
-    return [
+    """The best trials, or the Pareto front, best first, the defaults, and how many trials have
+    failed, as rows for people."""
+    about, defaults = study.user_attrs[ATTRIBUTE], counted(study)[0]
+    shown = _ranked(study)[:n]
+    if defaults.state in COMPLETE and defaults.number not in [trial.number for trial in shown]:
+        shown.append(defaults)
+    rows = [
         {
             "trial": trial.number,
             **dict(zip(about["objectives"], trial.values, strict=True)),
             "report": trial.user_attrs["measured"]["report"],
             **{name: trial.params.get(name) for name in about["tuned"]},
-            "": "defaults" if trial.number == 0 else "",
+            "": "defaults" if trial.number == defaults.number else "",
         }
-        for trial in ranked
+        for trial in shown
     ]
+    failed, reason = failures(study)
+    if failed:
+        rows.append({**dict.fromkeys(rows[0]), "": f"{failed} failed; the last said: {reason}"})
+    return rows
 
 
 def summary(study: optuna.Study, folder: Path) -> dict[str, Any]:
     """What ``--json`` prints."""
-    lost = retried(study)
-    states = [t.state.name.lower() for t in study.trials if t.number not in lost]
+    states = [trial.state.name.lower() for trial in counted(study)]
+    failed, reason = failures(study)
     return {
-        **config(study, best(study)),
+        **config(study, _ranked(study)[0]),
         "pareto": [config(study, trial)["objectives"] for trial in study.best_trials],
         "states": {state: states.count(state) for state in sorted(set(states))},
+        "failed": failed,
+        "last_error": reason or None,
         "study_dir": str(folder),
     }
 
 
+def _ranked(study: optuna.Study) -> list[FrozenTrial]:
+    """The complete trials, best first; of several objectives, those on the Pareto front, the
+    best in the first of them first."""
+    good = study.best_trials if len(study.directions) > 1 else counted(study, COMPLETE)
+    sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
+    return sorted(good, key=lambda trial: sign * trial.values[0])
+
+
 def _write_trials(study: optuna.Study, file: Path) -> None:
     about = study.user_attrs[ATTRIBUTE]
+    columns = ("report", "seeds", "seconds", "worker", "error")
     with file.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle)
-        attributes = ("report", "seeds", "seconds", "worker", "error")
-        writer.writerow(["number", "state", *about["objectives"], *about["tuned"], *attributes])
+        writer.writerow(["number", "state", *about["objectives"], *about["tuned"], *columns])
         for trial in study.trials:
             measured = trial.user_attrs.get("measured", {})
-            values = trial.values or [None] * len(about["objectives"])
-            writer.writerow(
-                [
-                    trial.number,
-                    trial.state.name.lower(),
-                    *values,
-                    *(trial.params.get(name) for name in about["tuned"]),
-                    measured.get("report"),
-                    len(measured.get("objectives", ())),
-                    trial.duration.total_seconds() if trial.duration else None,
-                    trial.user_attrs.get("worker"),
-                    trial.user_attrs.get("error"),
-                ]
-            )
+            writer.writerow([
+                trial.number,
+                trial.state.name.lower(),
+                *(trial.values or [None] * len(about["objectives"])),
+                *(trial.params.get(name) for name in about["tuned"]),
+                measured.get("report"),
+                len(measured.get("objectives", ())),
+                trial.duration.total_seconds() if trial.duration else None,
+                trial.user_attrs.get("worker"),
+                trial.user_attrs.get("error"),
+            ])  # fmt: skip
 
 
 def _plots(module: Any, study: optuna.Study) -> Iterator[tuple[str, Callable[[], Any]]]:

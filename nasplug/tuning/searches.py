@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nasplug.errors import NasplugError
-from nasplug.selection import Selection
+from nasplug.kernel.selection import Selection
+from nasplug.kernel.trial import State, Trial
 from nasplug.tracking import read_lines
-from nasplug.trial import State, Trial
 
 Record = dict[str, Any]
 
@@ -49,7 +49,7 @@ class Searches:
             os.close(file)
 
 
-def describe(selection: Selection, objectives: tuple[str, ...]) -> Record:
+def describe(selection: Selection, objectives: Sequence[str]) -> Record:
     """What a study keeps of a search: the objectives, the selected arch, the anytime curve."""
     search, best = selection.search, selection.best
     trials = search.trials

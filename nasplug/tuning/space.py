@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasplug.errors import NasplugError, unknown
-from nasplug.hyperparameters import Bool, Choice, Float, Hyperparameter, Int
+from nasplug.kernel.method import Bool, Choice, Float, Hyperparameter, Int
 
 if TYPE_CHECKING:
     import optuna

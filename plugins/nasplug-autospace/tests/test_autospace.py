@@ -11,9 +11,9 @@ import pytest
 
 import nasplug
 from nasplug import Layered, NasplugError
-from nasplug.journal import RunDirectory
-from nasplug.plugins import registry
-from nasplug.search import Search
+from nasplug.kernel.registry import registry
+from nasplug.kernel.search import Search
+from nasplug.run.directory import RunDirectory
 from nasplug_autospace.evolution import Rules, compensation, hamming, momentum, tournament
 
 torch = pytest.importorskip("torch")

@@ -5,7 +5,10 @@ import pytest
 
 import nasplug
 from nasplug import ArchSet, Ball, Mask, NasplugError, Space
-from nasplug_baselines import LocalSearch, Random, RegularizedEvolution, Reinforce
+from nasplug_baselines.local_search import LocalSearch
+from nasplug_baselines.random import Random
+from nasplug_baselines.regularized_evolution import RegularizedEvolution
+from nasplug_baselines.reinforce import Reinforce
 
 SPACE = Space({f"d{i}": range(4) for i in range(6)})
 METHODS = ["random", "regularized-evolution", "local-search", "reinforce"]

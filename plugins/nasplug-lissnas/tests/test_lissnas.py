@@ -10,7 +10,8 @@ import pytest
 
 import nasplug
 from nasplug import ArchSet, Mask, NasplugError, Space
-from nasplug_lissnas.shrink import Pockets, classes, distinct
+from nasplug.analysis import XGBoost
+from nasplug_lissnas.shrink import Pockets
 
 NB201 = nasplug.space("nb201")
 CHAIN = Space({f"layer{i}": range(4) for i in range(8)})
@@ -39,7 +40,7 @@ def lissnas(budget=60, **options):
 
 
 def test_neighbors_are_as_far_as_asked_and_never_isomorphs_of_their_seed():
-    seeds = distinct(NB201, NB201.sample(40, 0))
+    seeds = NB201.distinct(NB201.sample(40, 0))
     for distance in (1, 2, 3):
         near, scores = pockets(distance=distance).neighbors(seeds, np.random.default_rng(0))
         from_each = NB201.distance(near[:, None], seeds[None])
@@ -50,7 +51,7 @@ def test_neighbors_are_as_far_as_asked_and_never_isomorphs_of_their_seed():
         assert len(near)
         assert set(NB201.distance(near, seed)) <= {1, 2}
         assert not (NB201.canonical(near) == NB201.canonical(seed[None])).all(1).any()
-        assert len(set(classes(NB201, near))) == len(near)
+        assert len(set(NB201.classes(near))) == len(near)
 
 
 def test_a_pocket_keeps_the_best_predicted_neighbors():
@@ -92,13 +93,13 @@ def test_a_plateau_ends_it_too(monkeypatch):
 
 
 def test_the_mean_rises_with_every_iteration_and_the_best_stays():
-    population = distinct(NB201, NB201.sample(500, 0))
+    population = NB201.distinct(NB201.sample(500, 0))
     shrunk = pockets(size=60).shrink(population, np.random.default_rng(0))
     assert (np.diff(shrunk.means) > 0).all()
     assert len(shrunk.archs) == 60
     assert shrunk.scores[0] >= conv_count(population).max()
     assert (np.diff(shrunk.scores) <= 0).all()
-    assert len(set(classes(NB201, shrunk.archs))) == 60
+    assert len(set(NB201.classes(shrunk.archs))) == 60
 
 
 # ---- the method
@@ -163,8 +164,6 @@ def test_minimizing_is_maximizing_the_negative():
 
 
 def test_a_given_model_shrinks_before_anything_is_scored(tmp_path):
-    from nasplug.predictors import XGBoost
-
     archs = CHAIN.sample(500, 0)
     XGBoost(CHAIN).fit(archs, archs.sum(1)).save(tmp_path / "model.ubj")
     result = lissnas(predictor=str(tmp_path / "model.ubj"), budget=20)

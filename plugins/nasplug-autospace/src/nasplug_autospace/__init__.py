@@ -1,11 +1,11 @@
-"""AutoSpace for nasplug. Torch is imported when a search starts, not here."""
+"""AutoSpace for nasplug."""
 
 from nasplug import hookimpl
-from nasplug_autospace.method import AutoSpace
-
-__all__ = ["AutoSpace"]
 
 
 @hookimpl
 def register_methods(register):  # type: ignore[no-untyped-def]
-    register("autospace", AutoSpace)
+    register(
+        "autospace", "nasplug_autospace.method:AutoSpace",
+        "AutoSpace: a population of open cells evolves in each layer; the fittest are the space.",
+    )  # fmt: skip

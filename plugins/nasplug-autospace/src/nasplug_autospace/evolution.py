@@ -8,13 +8,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from nasplug import NasplugError
-from nasplug.space import Archs
-from nasplug.spaces.open_cells import AGGREGATION, GENES, OpenCells, canonical, live
+from nasplug import Archs, NasplugError
+from nasplug.nn import Bools, Floats
+from nasplug.spaces import OpenCells
 
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+
+EDGES = len(OpenCells.EDGES)  # the first genes of a cell; its aggregation and expansion follow
 
 
 def tournament(fitness: Floats, n: int, size: int, rng: np.random.Generator) -> Ints:
@@ -43,7 +43,7 @@ def momentum(population: Floats, supernet: Floats, gamma: float) -> Floats:
 
 def hamming(cells: Archs, reference: Archs) -> Ints:
     """(..., 8) -> (...): edges of the DAG whose operation is not the reference's   (eq. 2)."""
-    return (cells[..., :AGGREGATION] != reference[:AGGREGATION]).sum(-1)
+    return (cells[..., :EDGES] != reference[:EDGES]).sum(-1)
 
 
 DRAWN = 500  # mutants of which the first that may live is taken
@@ -63,10 +63,10 @@ class Rules:
         self.reference, self.distance = reference, distance
         self.needed = np.array([not layer.residual for layer in space.layers])
 
-    def hold(self, cells: Archs, layer: Ints) -> Bools:
+    def allow(self, cells: Archs, layer: Ints) -> Bools:
         """(..., 8) cells in layers (...) -> (...)."""
         good = self.space.cell_costs(cells, layer)[..., 1] <= self.limit[layer]
-        good &= live(cells).any(-1) | ~self.needed[layer]
+        good &= self.space.live(cells).any(-1) | ~self.needed[layer]
         if self.reference is not None:
             good &= hamming(cells, self.reference) <= self.distance
         return good
@@ -75,18 +75,20 @@ class Rules:
         """(L, P, 8): P different cells of each layer, the reference and what mutates from it; or
         random ones without a reference."""
         L = len(self.limit)
-        population = np.empty((L, 0, GENES), self.space.dtype)
+        population = np.empty((L, 0, OpenCells.GENES), self.space.dtype)
         if self.reference is not None:
             population = np.repeat(self.reference[None, None], L, 0).astype(self.space.dtype)
-            if not (held := self.hold(population[:, 0], np.arange(L))).all():
+            if not (within := self.allow(population[:, 0], np.arange(L))).all():
                 raise NasplugError(
-                    f"the reference is above the MAdds limit of layer {np.argmin(held)}: raise "
+                    f"the reference is above the MAdds limit of layer {np.argmin(within)}: raise "
                     "madds"
                 )
         tries = 0
         while (size := population.shape[1]) < P:
             if self.reference is None:
-                drawn = rng.integers(0, self.space.cardinalities[:GENES], (L, DRAWN, GENES))
+                drawn = rng.integers(
+                    0, self.space.cardinalities[: OpenCells.GENES], (L, DRAWN, OpenCells.GENES)
+                )
             else:
                 parents = rng.integers(0, size, L)
                 drawn = self._mutants(population[np.arange(L), parents], rng)
@@ -119,15 +121,18 @@ class Rules:
 
     def _mutants(self, parents: Archs, rng: np.random.Generator) -> Archs:
         """(L, 8) -> (L, DRAWN, 8)."""
-        shape = (len(parents), DRAWN, GENES)
-        cardinalities = self.space.cardinalities[:GENES]
+        shape = (len(parents), DRAWN, OpenCells.GENES)
+        cardinalities = self.space.cardinalities[: OpenCells.GENES]
         order = rng.random(shape).argsort(2).argsort(2)
         changed = order < rng.geometric(0.5, (*shape[:2], 1))
         return (parents[:, None] + rng.integers(1, cardinalities, shape) * changed) % cardinalities
 
     def _new(self, drawn: Archs, population: Archs) -> tuple[Archs, Bools]:
         """Of (L, DRAWN, 8) cells the first of each layer that may live and is new; (L,) if any."""
-        drawn, layers = canonical(drawn).astype(self.space.dtype), np.arange(len(drawn))
-        good = self.hold(drawn, layers[:, None])
+        drawn, layers = (
+            self.space.canonical_cells(drawn).astype(self.space.dtype),
+            np.arange(len(drawn)),
+        )
+        good = self.allow(drawn, layers[:, None])
         good &= ~(drawn[:, :, None] == population[:, None]).all(3).any(2)
         return drawn[layers, good.argmax(1)], good.any(1)

@@ -4,34 +4,38 @@ ICCV 2021). Equation numbers are the paper's."""
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from nasplug import (
+    Archs,
     Bool,
     Float,
     Int,
     Layered,
     NasplugError,
+    Region,
     Search,
     Selection,
     Source,
     hookimpl,
 )
-from nasplug.nn.oneshot import Oneshot
-from nasplug.space import Archs
-from nasplug.spaces.learned import Learned
-from nasplug.spaces.open_cells import EXPANSION, EXPANSIONS, OPS, OpenCells, live
-from nasplug.subspace import Region
+from nasplug.nn import (
+    Bools,
+    Floats,
+    Mixture,
+    Oneshot,
+    Supernet,
+    binary_gates,
+    initialise,
+    place,
+)
+from nasplug.spaces import Learned, OpenCells
 from nasplug_autospace.evolution import Rules, compensation, hamming, momentum, tournament
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from nasplug.nn.bilevel import Mixture
-    from nasplug.nn.open_cells import OpenSupernet
-    from nasplug_autospace.evolution import Bools, Floats
+from nasplug_autospace.pictures import draw_fitness, draw_frequent
 
 TRIED = 10  # draws of a cell after which its fitness is its own
 REFERENCES = {"inverted-residual": "zzzdzz+6"}  # 1x1, depthwise 3x3, 1x1
@@ -65,13 +69,9 @@ class AutoSpace(Oneshot):
         doc="limit of a cell (eq. 1), in multiply-adds of the inverted residual of expansion 6",
     )  # fmt: skip
 
-    net: OpenSupernet
+    net: Any  # the supernet of open cells, which holds K of each layer at a time
 
-    def make_supernet(self, search: Search) -> OpenSupernet:
-        from nasplug.nn.chain import skeleton_for
-        from nasplug.nn.open_cells import OpenSupernet
-        from nasplug.nn.training import initialise, place
-
+    def make_supernet(self, search: Search) -> Supernet:
         space = search.space
         if not isinstance(space, OpenCells):
             raise NasplugError(f"autospace evolves open-cells, not {space.name}")
@@ -89,10 +89,9 @@ class AutoSpace(Oneshot):
         self.born = np.zeros(self.fitness.shape, np.int64)  # the step that made a cell
         self.drawn = np.zeros(self.fitness.shape, np.int64)  # steps in which the gates drew it
         self.held = np.zeros((len(space.layers), self.K), np.int64)  # the K in the supernet
-        skeleton = skeleton_for(space, self.images)
         affordable = _affordable(space, limit)
-        net = initialise(lambda: OpenSupernet(space, skeleton, affordable), self.seed)
-        net.hold(self._layered(self.held + np.arange(self.K)))
+        layers = self._layered(self.held + np.arange(self.K))
+        net: Supernet = initialise(lambda: space.shared_supernet(affordable, layers), self.seed)
         return place(net, self.device)
 
     def start(self, search: Search) -> list[Tensor]:
@@ -102,8 +101,6 @@ class AutoSpace(Oneshot):
 
     def setup(self, search: Search) -> None:
         super().setup(search)
-        import torch
-
         self.bilevel.architecture = torch.optim.SGD([self.alpha], self.arch_lr)
 
     # ---- a generation
@@ -131,16 +128,9 @@ class AutoSpace(Oneshot):
 
     def mixture(self) -> Mixture:
         """One cell per layer to learn weights, two to learn their fitness   (eq. 3)."""
-        import torch
-
-        from nasplug.nn.bilevel import Mixture
-        from nasplug.nn.data import mixed_seed
-        from nasplug.nn.mixed import binary_gates
-
         fitting = torch.is_grad_enabled()
-        seed = mixed_seed(self.seed, self.step, 2 + fitting)
-        generator = torch.Generator().manual_seed(seed)
-        gates, mask = binary_gates(self.alpha, 2 if fitting else 1, generator)
+        paths = 2 if fitting else 1
+        gates, mask = binary_gates(self.masked(self.alpha), paths, self.generator(1 + paths))
         if fitting:
             self.drawn[self.rows, self.held] += mask
         return Mixture(gates, mask)
@@ -152,8 +142,8 @@ class AutoSpace(Oneshot):
         age = self.step + 1 - np.maximum(self.born[at], self.warmup * self.per_epoch)
         return gradient * gradient.new_tensor(compensation(age, self.drawn[at]))  # eq. 4
 
-    def learned(self) -> None:
-        if self.step % self.period == 0 or self.step % self.per_epoch == 0:
+    def after_step(self) -> None:
+        if self.step % self.period == 0:
             at, alpha = (self.rows, self.held), self.alpha.detach().cpu().double().numpy()
             self.fitness[at] = momentum(self.fitness[at], alpha, self.gamma)  # eq. 5
 
@@ -172,8 +162,6 @@ class AutoSpace(Oneshot):
 
     def _hold(self, places: Archs) -> None:
         """Cells and scores go into the supernet in pairs."""
-        import torch
-
         self.held = places
         self.net.hold(self._layered(places))
         with torch.no_grad():
@@ -209,7 +197,7 @@ class AutoSpace(Oneshot):
 
     def watch(self, arch: Archs) -> dict[str, float]:
         now = self.space.split(arch)[0]
-        metrics = {"idle_share": float((~live(now).any(-1)).mean())}
+        metrics = {"idle_share": float((~self.space.live(now).any(-1)).mean())}
         if self.arch is not None:
             changed = (now != self.space.split(self.arch)[0]).any(-1)
             metrics["distance"] = float(changed.mean())
@@ -228,15 +216,14 @@ class AutoSpace(Oneshot):
     def select_final(self, search: Search) -> Selection:
         """The K fittest cells of each layer."""
         space = self._layered(self.ranked()[:, : self.K])
-        if search.directory:
-            from nasplug.nn.pictures import save
-            from nasplug_autospace.pictures import draw_fitness, draw_frequent
-
-            folder = search.directory.path
-            Learned(space, "learned").save(folder / "learned-space.json")
-            save(folder / "fitness.png", (8, 4), lambda figure: draw_fitness(search, figure))
-            save(folder / "cells.png", (10, 5), lambda figure: draw_frequent(space, figure))
-        return Selection(super().select_final(search), space)
+        selection = super().select_final(search)
+        selection.subspace = space
+        selection.files["learned-space.json"] = Learned(space, "learned").save
+        selection.pictures |= {
+            "fitness.png": lambda figure: draw_fitness(search, figure),
+            "cells.png": lambda figure: draw_frequent(space, figure),
+        }
+        return selection
 
     # ---- checkpoints
 
@@ -275,9 +262,9 @@ def limits(space: OpenCells, madds: float) -> Floats:
 
 def _affordable(space: OpenCells, limit: Floats) -> Bools:
     """(L, 2, 5): whether the cheapest cell with an operation keeps to the limit, by expansion."""
-    L, E, O = len(space.layers), len(EXPANSIONS), len(OPS)  # noqa: E741
-    cells = np.zeros((L, E, O, EXPANSION + 1), np.int64)
+    L, E, O = len(space.layers), len(space.EXPANSIONS), len(space.OPS)  # noqa: E741
+    cells = np.zeros((L, E, O, space.GENES), np.int64)
     cells[..., 3] = np.arange(O)  # from the input node to the output node
-    cells[..., EXPANSION] = np.arange(E)[:, None]
+    cells[..., -1] = np.arange(E)[:, None]
     cost = space.cell_costs(cells, np.arange(L)[:, None, None])[..., 1]
     return cost <= limit[:, None, None]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nasplug import Layered, Search
-from nasplug.nn.pictures import COLORS, GRAY
-from nasplug.spaces.open_cells import OpenCells, canonical, draw_cells
+from nasplug.nn import COLORS, GRAY
+from nasplug.spaces import OpenCells
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,6 +19,7 @@ FREQUENT = 10
 
 def draw_fitness(search: Search, figure: Figure) -> None:
     """Best, median and worst of the populations, mean over layers; and the training loss."""
+    figure.set_size_inches(8, 4)
     metrics = search.trials.metrics
     epochs = np.arange(1, len(search.trials) + 1)
     ax = figure.add_subplot()
@@ -45,15 +46,16 @@ def draw_fitness(search: Search, figure: Figure) -> None:
 
 def draw_frequent(space: Layered, figure: Figure) -> None:
     """The cells that most layers have among their fittest (Fig. 4)."""
+    figure.set_size_inches(10, 5)
     outer = space.space
     assert isinstance(outer, OpenCells)
     counts = Counter(
         outer.layer_str(cell)
         for rows in space.choices
-        for cell in np.unique(canonical(rows), axis=0)
+        for cell in np.unique(outer.canonical_cells(rows), axis=0)
     )
     cells = [
         (f"{text}: {n} of {len(space.choices)} layers", outer.layer_from_str(text))
         for text, n in counts.most_common(FREQUENT)
     ]
-    draw_cells(cells, figure.add_subplot())
+    outer.draw_cells(cells, figure.add_subplot())

@@ -1,15 +1,23 @@
 """The methods that every paper has to beat."""
 
 from nasplug import hookimpl
-from nasplug_baselines.local_search import LocalSearch
-from nasplug_baselines.random import Random
-from nasplug_baselines.regularized_evolution import RegularizedEvolution
-from nasplug_baselines.reinforce import Reinforce
 
 
 @hookimpl
-def register_methods(register):
-    register("random", Random)
-    register("regularized-evolution", RegularizedEvolution)
-    register("local-search", LocalSearch)
-    register("reinforce", Reinforce)
+def register_methods(register):  # type: ignore[no-untyped-def]
+    register(
+        "random", "nasplug_baselines.random:Random",
+        "Random search: uniform samples of the region.",
+    )  # fmt: skip
+    register(
+        "regularized-evolution", "nasplug_baselines.regularized_evolution:RegularizedEvolution",
+        "Regularized evolution: mutate the best of a random tournament; the oldest dies.",
+    )  # fmt: skip
+    register(
+        "local-search", "nasplug_baselines.local_search:LocalSearch",
+        "Local search: climb from neighbor to neighbor; from a local optimum, restart at random.",
+    )  # fmt: skip
+    register(
+        "reinforce", "nasplug_baselines.reinforce:Reinforce",
+        "REINFORCE: a softmax per decision, learned by policy gradient with a moving baseline.",
+    )  # fmt: skip

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nasplug import Choice, Method, Search, Trials, hookimpl
-from nasplug.space import Archs
-from nasplug.subspace import Region
+from nasplug import Archs, Choice, Method, Region, Search, Trials, hookimpl
 
 
 class LocalSearch(Method):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from nasplug import Int, Method, Search, hookimpl
-from nasplug.space import Archs
-from nasplug.subspace import Region
+from nasplug import Archs, Int, Method, Region, Search, hookimpl
 
 
 class Random(Method):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from nasplug import Int, Method, NasplugError, Search, Trials, hookimpl
-from nasplug.space import Archs
-from nasplug.subspace import Region
+from nasplug import Archs, Int, Method, NasplugError, Region, Search, Trials, hookimpl
 
 
 class RegularizedEvolution(Method):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nasplug import Float, Method, Search, Trials, hookimpl
-from nasplug.space import Archs
-from nasplug.subspace import Region
+from nasplug import Archs, Float, Method, Region, Search, Trials, hookimpl
 
 TRIES = 100  # samples of the policy before one is drawn from the region itself
 

@@ -3,18 +3,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import numpy as np
-import numpy.typing as npt
+from torch import Tensor
 
 from nasplug import Int, Search
-from nasplug.nn.oneshot import Oneshot
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from nasplug.nn.bilevel import Mixture
+from nasplug.nn import Floats, Mixture, Oneshot
 
 
 class Darts(Oneshot):
@@ -25,16 +17,11 @@ class Darts(Oneshot):
     order = Int(1, low=1, high=2, doc="2: the gradient through one unrolled step of the weights")
 
     def start(self, search: Search) -> list[Tensor]:
-        self.alpha = self.parameter(*self.allowed.shape)
+        self.alpha = self.parameter(*self.mask.shape)
         return [self.alpha]
 
     def mixture(self) -> Mixture:
-        from nasplug.nn.bilevel import Mixture
+        return Mixture(self.masked(self.alpha).softmax(-1), self.mask)  # eq. 2
 
-        forbidden = self.alpha.new_tensor(~self.allowed).bool()
-        return Mixture(
-            self.alpha.masked_fill(forbidden, -np.inf).softmax(-1), self.allowed
-        )  # eq. 2
-
-    def scores(self) -> npt.NDArray[np.float64]:
+    def scores(self) -> Floats:
         return self.mixture().weights.detach().cpu().double().numpy()

@@ -3,18 +3,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import numpy as np
-import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from nasplug import Float, Search
-from nasplug.nn.oneshot import Oneshot
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from nasplug.nn.bilevel import Mixture
+from nasplug.nn import Floats, Mixture, Oneshot, gumbel
 
 
 class GDAS(Oneshot):
@@ -26,24 +19,16 @@ class GDAS(Oneshot):
     tau_last = Float(0.1, low=0.01, high=100, doc="temperature of the last; linear in between")
 
     def start(self, search: Search) -> list[Tensor]:
-        self.alpha = self.parameter(*self.allowed.shape)
-        self.forbidden = self.alpha.detach().new_tensor(~self.allowed).bool()
+        self.alpha = self.parameter(*self.mask.shape)
         return [self.alpha]
 
     def mixture(self) -> Mixture:
-        import torch
-
-        from nasplug.nn.bilevel import Mixture
-        from nasplug.nn.data import mixed_seed
-        from nasplug.nn.mixed import gumbel
-
         progress = self.step / self.per_epoch / max(1, self.total - 1)
         tau = self.tau_first + (self.tau_last - self.tau_first) * min(1.0, progress)
         architecture = torch.is_grad_enabled()  # each half of a step draws its own
-        seed = mixed_seed(self.seed, self.step, 2 + architecture)
-        logits = self.alpha.masked_fill(self.forbidden, -np.inf)
-        weights, mask = gumbel(logits, tau, torch.Generator().manual_seed(seed))  # eq. 6 and 7
+        generator = self.generator(2 + architecture)
+        weights, mask = gumbel(self.masked(self.alpha), tau, generator)  # eq. 6 and 7
         return Mixture(weights, mask)
 
-    def scores(self) -> npt.NDArray[np.float64]:
+    def scores(self) -> Floats:
         return self.alpha.detach().cpu().double().numpy()

@@ -4,18 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+from torch import Tensor
 
 from nasplug import Int, Search
-from nasplug.nn.oneshot import Oneshot
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from nasplug.nn.bilevel import Mixture
+from nasplug.nn import Floats, Mixture, Oneshot, edge_gates
 
 
 class PCDarts(Oneshot):
@@ -33,21 +26,15 @@ class PCDarts(Oneshot):
         return self.K
 
     def start(self, search: Search) -> list[Tensor]:
-        self.alpha, self.beta = (
-            self.parameter(*self.allowed.shape),
-            self.parameter(len(self.allowed)),
-        )
+        self.alpha = self.parameter(*self.mask.shape)
+        self.beta = self.parameter(len(self.mask))
         return [self.alpha, self.beta]
 
     def mixture(self) -> Mixture:
-        from nasplug.nn.bilevel import Mixture
-        from nasplug.nn.mixed import edge_gates
+        weights = self.masked(self.alpha).softmax(-1)  # eq. 2
+        return Mixture(weights, self.mask, edge_gates(self.beta, self.net.incoming()))  # eq. 3
 
-        forbidden = self.alpha.new_tensor(~self.allowed).bool()
-        weights = self.alpha.masked_fill(forbidden, -np.inf).softmax(-1)  # eq. 2
-        return Mixture(weights, self.allowed, edge_gates(self.beta, self.net.incoming()))  # eq. 3
-
-    def scores(self) -> npt.NDArray[np.float64]:
+    def scores(self) -> Floats:
         mixture = self.mixture()
         assert mixture.gates is not None
         return (mixture.weights * mixture.gates[:, None]).detach().cpu().double().numpy()

@@ -1,11 +1,11 @@
-"""DDSAS for nasplug. Torch is imported when a search starts, not here."""
+"""DDSAS for nasplug."""
 
 from nasplug import hookimpl
-from nasplug_ddsas.method import DDSAS
-
-__all__ = ["DDSAS"]
 
 
 @hookimpl
 def register_methods(register):  # type: ignore[no-untyped-def]
-    register("ddsas", DDSAS)
+    register(
+        "ddsas", "nasplug_ddsas.method:DDSAS",
+        "DDSAS: gradient search in subspaces of L operations, sampled by upper confidence bound.",
+    )  # fmt: skip

@@ -4,23 +4,24 @@ ACML 2021). Line and equation numbers are the paper's."""
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
-from nasplug import Choice, Int, NasplugError, Search, Space, Subspace, hookimpl
-from nasplug.hyperparameters import Hyperparameter
-from nasplug.nn.oneshot import Oneshot
-from nasplug.subspace import Region
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from nasplug.nn.bilevel import Mixture
-
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
+from nasplug import (
+    Archs,
+    Choice,
+    Hyperparameter,
+    Int,
+    NasplugError,
+    Region,
+    Search,
+    Space,
+    hookimpl,
+)
+from nasplug.nn import Bools, Floats, Mixture, Oneshot
 
 STEPS = 30  # in a subspace: the paper's M
 NEVER = 1e6  # the bonus of what was never sampled: it comes first
@@ -45,29 +46,36 @@ class DDSAS(Oneshot):
     @classmethod
     def ranges(cls, space: Space) -> dict[str, Hyperparameter[Any]]:
         """L from one operation more than a cell has edges to all; M to about an epoch or two."""
-        from nasplug.nn.supernet import supernet
-
-        net = supernet(space, num_classes=2, in_channels=1, C=4, layers=3, partial=1)
-        edges, ops = len(net.groups()[0]), len(net.ops)
+        net = space.supernet()
+        edges = net.groups()[0]
         return {
-            "L": replace(cls.L, default=2 * edges, low=edges + 1, high=edges * ops),
+            "L": replace(
+                cls.L, default=2 * len(edges), low=len(edges) + 1, high=int(net.exists[edges].sum())
+            ),
             "M": replace(cls.M, default=STEPS, low=1, high=1000, log=True),
         }
 
     def start(self, search: Search) -> list[Tensor]:
-        shape = self.allowed.shape
+        shape = self.mask.shape
         self.groups = self.net.groups()
-        edges, ops = len(self.groups[0]), shape[1]
+        edges, ops = len(self.groups[0]), int(self.net.exists[self.groups[0]].sum())
         self.size = self.L or 2 * edges
         self.stay = self.M or min(STEPS, self.per_epoch)  # steps in a subspace
-        if not edges < self.size <= edges * ops:
+        if not edges < self.size <= ops:
             raise NasplugError(
                 f"L={self.size}: a subspace has {edges + 1} operations (one more than a cell has "
-                f"edges) to {edges * ops} (all of them)"
+                f"edges) to {ops} (all of them)"
             )
+        self.region = search.region
+        self.whole: Bools = self.mask  # of the region, of which `allowed` is what is open now
+        self.allowed = self.whole.copy()
+        self.cut = self.net.cut
         if self.mode == "expand":
-            self.allowed = self.allowed & np.isin(self.net.ops, FIRST)
-            _check_edges(self.allowed)
+            self.allowed &= self.net.named(*FIRST)
+            if not (self.allowed & ~self.cut).any(1).all():
+                raise NasplugError(
+                    f"mode=expand starts from {', '.join(FIRST)}: the region lacks them somewhere"
+                )
         self.zeta, self.alpha = self.parameter(*shape), self.parameter(*shape)
         self.T = 0  # subspaces sampled
         self.t = np.zeros(shape, np.int64)  # in how many of them each operation was
@@ -78,21 +86,17 @@ class DDSAS(Oneshot):
     # ---- Algorithm 1
 
     @hookimpl
-    def sample_space(self, search: Search) -> Subspace:
+    def sample_space(self, search: Search) -> Region:
         if self.step % self.stay == 0 or not self.Z.any():
             p = self.zeta.detach().sigmoid().cpu().double().numpy()  # eq. 5
             confidence = ucb(p, self.T, self.t)  # line 3
             if self.warming:  # as the authors' code begins: any subspace, and none counts
                 confidence = np.random.default_rng((self.seed, self.step)).random(p.shape)
-            self.Z = sample(confidence, self.allowed, self.size, self.groups)  # line 4
+            self.Z = sample(confidence, self.allowed, self.size, self.groups, self.cut)  # line 4
             if not self.warming:
                 self.t += self.Z  # line 5
                 self.T += 1  # line 6
         return self.net.region(self.Z)
-
-    @hookimpl
-    def propose(self, search: Search, subspace: Region) -> Region:
-        return subspace
 
     @property
     def warming(self) -> bool:
@@ -102,38 +106,38 @@ class DDSAS(Oneshot):
         return self.stay - self.step % self.stay
 
     def mixture(self) -> Mixture:
-        from nasplug.nn.bilevel import Mixture
-
         joint = self.joint()
-        return Mixture(joint / joint.sum(-1, keepdim=True), self.Z)  # eq. 7
+        return Mixture(joint / joint.sum(-1, keepdim=True), self.mask)  # eq. 7
 
     def joint(self) -> Tensor:
-        """(D, O): p_k q_k, zero outside of Z."""
-        outside = self.zeta.new_tensor(~self.Z).bool()
-        q = self.alpha.masked_fill(outside, -np.inf).softmax(-1)  # eq. 8
+        """(D, O): p_k q_k, zero outside of the subspace that is trained."""
+        q = self.masked(self.alpha).softmax(-1)  # eq. 8
         return self.zeta.sigmoid() * q
 
-    def learned(self) -> None:
+    def after_step(self) -> None:
         if self.T and self.step % self.stay == 0:  # lines 11-12
             joint = self.joint().detach().cpu().double().numpy()
-            self.saliency = saliency(self.saliency, self.t, self.Z, joint)
+            self.saliency = saliency(self.saliency, self.t, self.mask, joint)
         if self.step % (self.period * self.per_epoch) == 0:
             self._resize()
 
     def scores(self) -> Floats:
         """Line 15: an edge takes its most salient operation, none excepted."""
         s = self.saliency if self.saliency.any() else self.joint().detach().cpu().double().numpy()
-        return np.where(np.array(self.net.ops) == "none", -np.inf, s)
+        return np.where(self.cut, -np.inf, s)
+
+    def selected(self) -> Archs:
+        """From all that the region has, not only from the subspace that was trained last."""
+        return self.net.select(np.where(self.whole, self.scores(), -np.inf), self.region)
 
     # ---- the elastic space (section 4.2)
 
     def _resize(self) -> None:
         if self.mode == "shrink":
-            self.allowed = shrink(self.allowed, self.saliency, self.groups)
+            self.allowed = shrink(self.allowed, self.saliency, self.groups, self.cut)
         elif self.mode == "expand":
-            new = [k for op in THEN for k in range(len(self.net.ops)) if self.net.ops[k] == op]
-            for k in [k for k in new if not self.allowed[:, k].any()][:1]:
-                self.allowed[:, k] = True
+            further = (self.net.named(op) & self.whole for op in THEN)
+            self.allowed |= next((ops for ops in further if (ops & ~self.allowed).any()), False)
 
     def epoch_metrics(self, search: Search) -> dict[str, float]:
         return {"subspaces": float(self.T), "operations": float(self.allowed.sum())}
@@ -155,19 +159,22 @@ def ucb(p: Floats, T: int, t: npt.NDArray[np.int64]) -> Floats:
     return p + np.where(t == 0, NEVER, bonus)
 
 
-def sample(confidence: Floats, allowed: Bools, L: int, groups: list[list[int]]) -> Bools:
+def sample(
+    confidence: Floats, allowed: Bools, L: int, groups: list[list[int]], cut: Bools
+) -> Bools:
     """(D, O) confidence -> (D, O) mask: the L best operations of each cell.
 
-    Every edge keeps its best operation other than none (the first); where fewer than L
-    operations are allowed, all of them.
+    Every edge keeps its best operation that does not cut it; where fewer than L operations are
+    allowed, all of them.
     """
     confidence = np.where(allowed, confidence, -np.inf)
     Z = np.zeros(allowed.shape, bool)
     for edges in groups:
         best = confidence[edges]
-        kept = np.zeros(best.shape, bool)
-        kept[np.arange(len(edges)), 1 + best[:, 1:].argmax(-1)] = True
-        ranked = np.where(kept, np.inf, best).ravel()
+        needed = np.zeros(best.shape, bool)
+        passing = np.where(cut[edges], -np.inf, best)
+        needed[np.arange(len(edges)), passing.argmax(-1)] = True
+        ranked = np.where(needed, np.inf, best).ravel()
         top = np.zeros(ranked.size, bool)
         top[np.argsort(-ranked, kind="stable")[:L]] = True
         Z[edges] = top.reshape(best.shape)
@@ -179,9 +186,9 @@ def saliency(s: Floats, t: npt.NDArray[np.int64], Z: Bools, joint: Floats) -> Fl
     return np.where(Z, s + (joint - s) / np.maximum(t, 1), s)
 
 
-def shrink(allowed: Bools, s: Floats, groups: list[list[int]]) -> Bools:
+def shrink(allowed: Bools, s: Floats, groups: list[list[int]], cut: Bools) -> Bools:
     """Without the least salient operations, as many as a cell has edges; every edge keeps one
-    other than none."""
+    that does not cut it."""
     allowed = allowed.copy()
     for edges in groups:
         order = np.argsort(np.where(allowed[edges], s[edges], np.inf), axis=None, kind="stable")
@@ -190,14 +197,7 @@ def shrink(allowed: Bools, s: Floats, groups: list[list[int]]) -> Bools:
             row = allowed[edges[edge]]
             if deleted == len(edges) or not row[k]:
                 break
-            if k == 0 or row[1:].sum() > 1:
+            if cut[edges[edge], k] or (row & ~cut[edges[edge]]).sum() > 1:
                 row[k] = False
                 deleted += 1
     return allowed
-
-
-def _check_edges(allowed: Bools) -> None:
-    if not allowed[:, 1:].any(1).all():
-        raise NasplugError(
-            f"mode=expand starts from {', '.join(FIRST)}: the region has none of them"
-        )

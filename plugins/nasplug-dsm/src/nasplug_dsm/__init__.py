@@ -1,11 +1,11 @@
-"""DSM-NAS for nasplug. Torch is imported when a search starts, not here."""
+"""DSM-NAS for nasplug."""
 
 from nasplug import hookimpl
-from nasplug_dsm.method import DSM
-
-__all__ = ["DSM"]
 
 
 @hookimpl
 def register_methods(register):  # type: ignore[no-untyped-def]
-    register("dsm", DSM)
+    register(
+        "dsm", "nasplug_dsm.method:DSM",
+        "DSM-NAS: a learned policy picks a subspace and edits its center; better ones take over.",
+    )  # fmt: skip

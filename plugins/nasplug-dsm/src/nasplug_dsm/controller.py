@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from nasplug.space import Archs
+from nasplug import Archs
 from nasplug_dsm.policy import Bools, Edits, Floats, Ints
 
 with warnings.catch_warnings():  # it uses what torch has deprecated, which is no user's concern

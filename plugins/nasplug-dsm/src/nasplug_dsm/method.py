@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nasplug import (
+    Archs,
     ArchSet,
     Ball,
     Bool,
@@ -20,14 +21,14 @@ from nasplug import (
     Mask,
     Method,
     NasplugError,
+    Region,
     Search,
     Source,
     Space,
     Trials,
     hookimpl,
 )
-from nasplug.space import Archs
-from nasplug.subspace import Region
+from nasplug_dsm.controller import Controller
 from nasplug_dsm.policy import Edits, Floats, Policy, RandomPolicy
 
 Rows = npt.NDArray[np.intp]
@@ -103,8 +104,6 @@ class DSM(Method):
             allowed = region.allowed
         if self.policy == "random":
             return RandomPolicy(allowed, self.M)
-        from nasplug_dsm.controller import Controller
-
         return Controller(
             allowed, self.M, self.hidden, self.graph, self.clip_center, self.clip_edit,
             self.lr, self.entropy, self.samples, seed=int(search.rng.integers(2**63)),
@@ -225,7 +224,8 @@ class DSM(Method):
 
     def _keys(self, search: Search, archs: Archs) -> list[Any]:
         """A key per arch, the same for isomorphic ones."""
-        return search.space.keys(search.space.canonical(archs))
+        keys: list[Any] = search.space.classes(archs).tolist()
+        return keys
 
     def _new(self, search: Search, archs: Archs) -> Rows:
         """The rows of archs that were not scored yet, each where it first occurs."""
@@ -241,7 +241,7 @@ def improvements(trials: Trials, alpha: float) -> Floats:
 
     A child that was pruned or breaks a constraint improves nothing, whatever its value.
     """
-    values = trials.values if trials.search.maximize else -trials.values
+    values = trials.values if trials.maximize else -trials.values
     return np.where(np.isfinite(trials.scores), values - alpha, np.minimum(values - alpha, 0.0))
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from nasplug.space import Archs
+from nasplug import Archs
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

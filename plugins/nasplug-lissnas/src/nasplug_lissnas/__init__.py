@@ -1,12 +1,11 @@
 """LISSNAS for nasplug."""
 
 from nasplug import hookimpl
-from nasplug_lissnas.method import LISSNAS
-from nasplug_lissnas.shrink import Pockets, Shrunk
-
-__all__ = ["LISSNAS", "Pockets", "Shrunk"]
 
 
 @hookimpl
 def register_methods(register):  # type: ignore[no-untyped-def]
-    register("lissnas", LISSNAS)
+    register(
+        "lissnas", "nasplug_lissnas.method:LISSNAS",
+        "LISSNAS: shrinks the space to pockets around the archs that a predictor finds best.",
+    )  # fmt: skip

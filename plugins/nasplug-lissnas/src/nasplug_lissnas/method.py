@@ -10,25 +10,24 @@ from typing import Any
 import numpy as np
 
 from nasplug import (
+    ENUMERABLE,
+    Archs,
     ArchSet,
     Choice,
     Float,
     Int,
     Method,
     NasplugError,
+    Region,
     Search,
     Selection,
     Source,
     Space,
+    best_trials,
     hookimpl,
 )
-from nasplug.locality import farthest, measure, third
-from nasplug.predictors import XGBoost, predictor, scored
-from nasplug.quality import report_search
-from nasplug.selection import best_trials
-from nasplug.space import ENUMERABLE, Archs
-from nasplug.subspace import Region
-from nasplug_lissnas.shrink import WORK, Pockets, Shrunk, distinct
+from nasplug.analysis import XGBoost, farthest, measure, predictor, report_search, third
+from nasplug_lissnas.shrink import WORK, Pockets, Shrunk
 
 SELECTED = 10  # archs that are ranked at the end
 DRAWN = 1000  # archs drawn at a time, at least
@@ -109,7 +108,7 @@ class LISSNAS(Method):
     def update(self, search: Search) -> None:
         """Fit the predictor on all that was scored, and shrink anew."""
         if not self.fixed:
-            self.model.fit(*scored(search))
+            self.model.fit(*search.trials.scored)
             self.shrink(search)
 
     @hookimpl
@@ -123,8 +122,9 @@ class LISSNAS(Method):
                 stacklevel=2,
             )
         subspace = ArchSet(search.space, archs)
-        report_search(search, subspace, self.model, given=self.fixed)
-        return Selection(best_trials(search.trials, SELECTED), subspace)
+        quality = report_search(search, subspace, self.model, given=self.fixed)
+        best = best_trials(search.trials, SELECTED)
+        return Selection(best, subspace, files={"space.json": quality})
 
     def shrink(self, search: Search) -> None:
         """From a new sample of the space, the scored archs and the set so far."""
@@ -150,8 +150,8 @@ class LISSNAS(Method):
         archs = np.empty((0, search.space.d), search.space.dtype)
         for _ in range(TRIES):
             drawn = search.region.sample(max(n, DRAWN), search.rng)
-            kept = np.concatenate([archs, drawn[search.allows(drawn)]])
-            before, archs = len(archs), distinct(search.space, kept)
+            found = np.concatenate([archs, drawn[search.allows(drawn)]])
+            before, archs = len(archs), search.space.distinct(found)
             if len(archs) >= n or 0 < before == len(archs):
                 return archs[:n]
         if not len(archs):

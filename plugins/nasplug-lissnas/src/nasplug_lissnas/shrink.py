@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nasplug.errors import NasplugError
-from nasplug.space import Archs, Space
+from nasplug import Archs, NasplugError, Space
 
 Scores = npt.NDArray[np.floating[Any]]
 Rows = npt.NDArray[np.intp]
@@ -58,7 +57,7 @@ class Pockets:
 
     def best_of(self, population: Archs) -> Shrunk:
         """The best-predicted archs of some, as they are."""
-        archs = distinct(self.space, population[self.allowed(population)])
+        archs = self.space.distinct(population[self.allowed(population)])
         if not len(archs):
             raise NasplugError(f"no arch of {self.space.name} is allowed; loosen the constraints")
         scores = self.predict(archs)
@@ -117,7 +116,7 @@ class Pockets:
         else:
             near = self.space.sample(len(parents), rng)
         usable = np.flatnonzero(self.allowed(near))
-        other = classes(self.space, near[usable]) != classes(self.space, parents[usable])
+        other = self.space.classes(near[usable]) != self.space.classes(parents[usable])
         usable = usable[other]
         usable = usable[first_of_each(self.space, near[usable])]
         scores = self.predict(near[usable])
@@ -130,24 +129,11 @@ class Pockets:
         return near[rows], table.flat[rows]
 
 
-def classes(space: Space, archs: Archs) -> npt.NDArray[Any]:
-    """(n, d) -> (n,): a sortable key per class of isomorphic archs."""
-    canonical = np.ascontiguousarray(space.canonical(archs), dtype=space.dtype)
-    if space.size < 2**63:
-        return space.index(canonical)
-    return canonical.view(f"V{canonical.strides[0]}").ravel()
-
-
 def first_of_each(space: Space, archs: Archs) -> Rows:
     """The rows where a class of isomorphic archs first occurs."""
-    return np.sort(np.unique(classes(space, archs), return_index=True)[1])
+    return np.sort(np.unique(space.classes(archs), return_index=True)[1])
 
 
 def isin(space: Space, archs: Archs, others: Archs) -> npt.NDArray[np.bool_]:
     """Which archs have an isomorph among the others."""
-    return np.isin(classes(space, archs), classes(space, others))
-
-
-def distinct(space: Space, archs: Archs) -> Archs:
-    """One of each class of isomorphic archs, where it first occurs."""
-    return archs[first_of_each(space, archs)]
+    return np.isin(space.classes(archs), space.classes(others))

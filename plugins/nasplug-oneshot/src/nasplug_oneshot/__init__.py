@@ -1,13 +1,15 @@
-"""ProxylessNAS and SPOS for nasplug. Torch is imported when a search starts, not here."""
+"""ProxylessNAS and SPOS for nasplug."""
 
 from nasplug import hookimpl
-from nasplug_oneshot.proxyless import Proxyless
-from nasplug_oneshot.spos import SPOS
-
-__all__ = ["SPOS", "Proxyless"]
 
 
 @hookimpl
 def register_methods(register):  # type: ignore[no-untyped-def]
-    register("proxyless", Proxyless)
-    register("spos", SPOS)
+    register(
+        "proxyless", "nasplug_oneshot.proxyless:Proxyless",
+        "ProxylessNAS: one path of a supernet in memory to learn weights, two to learn them.",
+    )  # fmt: skip
+    register(
+        "spos", "nasplug_oneshot.spos:SPOS",
+        "SPOS: uniformly drawn paths train a supernet; evolution then searches it for the best.",
+    )  # fmt: skip

@@ -4,26 +4,21 @@ Zhu and Han, ICLR 2019), with multiply-adds for the latency, as AutoSpace has it
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from nasplug import Choice, Float, Search
-from nasplug.nn.oneshot import Oneshot
-from nasplug_oneshot.paths import MAdds, chain_supernet
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from nasplug.nn.bilevel import Batch, Mixture
-    from nasplug.nn.chain import ChainSupernet
+from nasplug.nn import Batch, Floats, Mixture, Oneshot, binary_gates, draw_paths
+from nasplug_oneshot.paths import Target
 
 BASELINE = 0.9  # how much of it a moving average of the reward keeps
 
 
 class Proxyless(Oneshot):
-    """ProxylessNAS: one path of a supernet in memory to learn weights, two to learn which to take.
+    """ProxylessNAS: one path of a supernet in memory to learn weights, two to learn them.
 
     The result keeps to `target_madds`, if there is one.
     """
@@ -42,19 +37,10 @@ class Proxyless(Oneshot):
         6e-3, low=1e-6, high=10, log=True, doc="of the paths: Adam; the paper: 0.01 to reinforce"
     )
 
-    net: ChainSupernet
-
-    def make_supernet(self, search: Search) -> ChainSupernet:
-        return chain_supernet(search, self.images, self.seed)
-
     def start(self, search: Search) -> list[Tensor]:
-        import torch
-
-        self.alpha = self.parameter(*self.allowed.shape)
-        self.forbidden = torch.from_numpy(~self.allowed).to(self.device)
-        self.madds = MAdds(self.net, self.allowed)
-        self.madds.reachable(self.target_madds)
-        self.costs = self.alpha.detach().new_tensor(self.madds.costs)
+        self.alpha = self.parameter(*self.mask.shape)
+        self.target = Target(self.net, self.mask, search.region, self.target_madds)
+        self.costs = self.alpha.detach().new_tensor(self.net.costs)
         self.baseline = float("nan")
         return [self.alpha]
 
@@ -67,22 +53,17 @@ class Proxyless(Oneshot):
 
     @property
     def logits(self) -> Tensor:
-        return self.alpha.masked_fill(self.forbidden, -np.inf)
+        return self.masked(self.alpha)
 
     def mixture(self) -> Mixture:
         """One path to learn weights; two, of which one is open, to learn by gradient (eq. 4)."""
-        import torch
-
-        from nasplug.nn.bilevel import Mixture
-        from nasplug.nn.mixed import binary_gates
-
-        paths = 2 if torch.is_grad_enabled() else 1
-        gates, mask = binary_gates(self.logits, paths, self._generator(paths))
-        return Mixture(gates, mask & self.allowed)
+        paths = min(2 if torch.is_grad_enabled() else 1, self.mask.shape[1])
+        gates, mask = binary_gates(self.logits, paths, self.generator(1 + paths))
+        return Mixture(gates, mask & self.mask)
 
     def over_target(self) -> Tensor:
         """λ (E[MAdds] / target - 1), nothing below the target   (AutoSpace, eq. 6)."""
-        expected = self.madds.fixed + (self.logits.softmax(-1) * self.costs).sum()
+        expected = self.net.fixed + (self.logits.softmax(-1) * self.costs).sum()
         return self.penalty * (expected / self.target_madds - 1).clamp(min=0)
 
     def architecture_step(self, val: Batch, train: Batch) -> Tensor:
@@ -92,17 +73,12 @@ class Proxyless(Oneshot):
 
     def _reinforce(self, val: Batch) -> Tensor:
         """∇ log p of a sampled path times its reward, less a moving average (section 3.3)."""
-        import torch
-
-        from nasplug.nn.bilevel import Mixture
-        from nasplug.nn.mixed import draw_paths
-
-        path = draw_paths(self.logits.cpu(), self._generator(2))
+        path = draw_paths(self.logits.cpu(), self.generator(3))
         with torch.no_grad():
             loss = self.bilevel.loss(val, Mixture(self.alpha.new_ones(path.shape), path))
         reward = -float(loss)
         if self.target_madds:
-            madds = self.madds.fixed + float(self.madds.costs[path].sum())
+            madds = self.net.fixed + float(self.net.costs[path].sum())
             reward -= self.penalty * max(0.0, madds / self.target_madds - 1)
         if np.isnan(self.baseline):
             self.baseline = reward
@@ -113,24 +89,17 @@ class Proxyless(Oneshot):
         self.baseline = BASELINE * self.baseline + (1 - BASELINE) * reward
         return loss
 
-    def _generator(self, which: int) -> Any:
-        import torch
-
-        from nasplug.nn.data import mixed_seed
-
-        return torch.Generator().manual_seed(mixed_seed(self.seed, self.step, 1 + which))
-
     # ---- the answer
 
-    def scores(self) -> npt.NDArray[np.float64]:
+    def scores(self) -> Floats:
         """Log-probabilities, less what keeps the best of all layers to the target."""
         log_p = self.logits.detach().log_softmax(-1).cpu().double().numpy()
-        return self.madds.within(log_p, self.target_madds)
+        return self.target.within(log_p)
 
     def epoch_metrics(self, search: Search) -> dict[str, float]:
         p = self.logits.detach().softmax(-1).cpu().double().numpy()
         entropy = -(p * np.log(np.maximum(p, 1e-12))).sum(-1).mean()
-        expected = self.madds.fixed + (p * self.madds.costs).sum()
+        expected = self.net.fixed + (p * self.net.costs).sum()
         return {"expected_madds": float(expected), "entropy": float(entropy)}
 
     def memory(self) -> dict[str, Any]:

@@ -5,22 +5,32 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
-from nasplug import Choice, Float, Int, Search, Trials, hookimpl
-from nasplug.nn.oneshot import Oneshot
-from nasplug.selection import best_trials
-from nasplug.space import Archs
-from nasplug.subspace import Region, Subspace
-from nasplug_oneshot.paths import MAdds, chain_supernet
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from nasplug.nn.bilevel import Batch, Mixture
-    from nasplug.nn.chain import ChainSupernet
+from nasplug import (
+    Archs,
+    Choice,
+    Float,
+    Int,
+    Region,
+    Search,
+    Selection,
+    Trials,
+    best_trials,
+    hookimpl,
+)
+from nasplug.nn import (
+    Batch,
+    Mixture,
+    Oneshot,
+    accuracy,
+    fixed_threads,
+    mixed_seed,
+    recalibrate,
+)
+from nasplug_oneshot.paths import Target
 
 RECALIBRATED = 2500  # training images that batch norms are recalibrated on
 SCORED = 5000  # validation images that an arch is scored on
@@ -46,23 +56,18 @@ class SPOS(Oneshot):
     target_madds = Float(0.0, low=0, high=1e15, tunable=False, doc="multiply-adds; 0: no limit")
     population = Int(50, low=2, high=10_000, log=True, doc="archs in a generation")
     parents = Int(10, low=1, high=10_000, log=True, doc="the best so far that have children")
-    mutation = Float(0.1, low=0, high=1, doc="share of the layers that a mutation changes")
+    mutation = Float(0.1, low=0, high=1, doc="share of the decisions that a mutation changes")
 
     arch_lr, warmup = 0.0, 0  # nothing but the weights is learned by gradient
-    net: ChainSupernet
-
-    def make_supernet(self, search: Search) -> ChainSupernet:
-        return chain_supernet(search, self.images, self.seed)
 
     def start(self, search: Search) -> list[Tensor]:
-        self.madds = MAdds(self.net, self.allowed)
-        self.madds.reachable(self.target_madds)
-        self.logits = self.parameter(*self.allowed.shape, spread=0.0)  # uniform, and stay so
+        self.target = Target(self.net, self.mask, search.region, self.target_madds)
+        self.logits = self.parameter(*self.mask.shape, spread=0.0)  # uniform, and stay so
         return [self.logits]
 
     def setup(self, search: Search) -> None:
         super().setup(search)
-        self.total = self.sizes["epochs"]  # the budget is that of the evolution
+        self.total = self.epochs  # the budget is that of the evolution
 
     # ---- training: every path alike
 
@@ -73,19 +78,19 @@ class SPOS(Oneshot):
         """Uniform paths are not learned."""
 
     def weight_step(self, train: Batch) -> Tensor:
-        paths = self.allowed.sum(1).max() if self.sampling == "fair" else 1
+        paths = self.mask.sum(1).max() if self.sampling == "fair" else 1
         return self.bilevel.weight_step(train, self._paths(int(paths)))
 
     def _paths(self, n: int) -> list[Mixture]:
-        """n paths that take different choices of each layer, as far as it has so many."""
-        from nasplug.nn.bilevel import Mixture
-        from nasplug.nn.data import mixed_seed
-
+        """n paths: a random arch, or different choices of each decision, as far as it has many."""
         rng = np.random.default_rng(mixed_seed(self.seed, self.step, 2))
-        lots = np.where(self.allowed, rng.random(self.allowed.shape), 2.0)
-        order, counts = lots.argsort(1), self.allowed.sum(1)
-        rows, ones = np.arange(len(counts)), self.logits.detach().exp()
-        masks = np.zeros((n, *self.allowed.shape), bool)
+        ones = self.logits.detach().exp()
+        if self.sampling == "uniform":
+            return [Mixture(ones, mask) for mask in self.net.chosen(self.handed.sample(n, rng))]
+        lots = np.where(self.mask, rng.random(self.mask.shape), 2.0)
+        order, counts = lots.argsort(1), self.mask.sum(1)
+        rows = np.arange(len(counts))
+        masks = np.zeros((n, *self.mask.shape), bool)
         for i, mask in enumerate(masks):
             mask[rows, order[rows, i % counts]] = True
         return [Mixture(ones, mask) for mask in masks]
@@ -103,49 +108,43 @@ class SPOS(Oneshot):
     @hookimpl
     def propose(self, search: Search, subspace: Region) -> Region | Archs:
         if self.step < self.total * self.per_epoch:
-            return self.net.region(self.allowed)
+            return subspace
         search.activity = "evolution"
-        children = self._children(search)
+        children = self._children(search, subspace)
         if not len(children):
             search.stop("nothing new is in reach: every arch within the target has been scored")
             return search.trials.archs[:1]
         return children
 
-    def _children(self, search: Search) -> Archs:
+    def _children(self, search: Search, region: Region) -> Archs:
         """A generation of archs: half by crossover, half by mutation, random where these lack."""
         n, rng = self.population, search.rng
-        random = self._random(20 * n, rng)
-        generation = [self._fresh(search, random)]
+        random = region.sample(20 * n, rng)
+        generation = [self._fresh(search, region, random)]
         if len(search.trials):
-            best = self.net.layers.index(best_trials(search.trials, self.parents))
+            best = best_trials(search.trials, self.parents)
             mothers, fathers = best[rng.integers(len(best), size=(2, 10 * n))]
             crossed = np.where(rng.random(mothers.shape) < 0.5, mothers, fathers)
             changed = rng.random(mothers.shape) < self.mutation
             mutated = np.where(changed, random[: 10 * n], mothers)
             half = n // 2
             generation = [
-                self._fresh(search, crossed)[:half], self._fresh(search, mutated)[: n - half],
+                self._fresh(search, region, crossed)[:half],
+                self._fresh(search, region, mutated)[: n - half],
                 *generation,
-            ]  # fmt: skip
+            ]
         return search.space.unique(np.concatenate(generation))[:n]
 
-    def _fresh(self, search: Search, index: Archs) -> Archs:
-        """(n, L) choices -> those archs that keep to the target and have not been scored."""
-        index = index[self.madds.of(index) <= (self.target_madds or np.inf)]
-        archs = search.space.unique(self.net.layers.compose(index))
+    def _fresh(self, search: Search, region: Region, archs: Archs) -> Archs:
+        """Those of some archs that are in the region, keep to the target and are not scored."""
+        archs = search.space.unique(archs[region.contains(archs)])
+        archs = archs[self.target.allows(archs)]
         return archs[~search.seen(archs)]
 
-    def _random(self, n: int, rng: np.random.Generator) -> Archs:
-        """(n, L) choices."""
-        lots = np.where(self.allowed, rng.random((n, *self.allowed.shape)), -1.0)
-        return lots.argmax(-1)
-
     @hookimpl
-    def evaluate(self, search: Search, candidates: Trials | Subspace) -> Trials | None:
-        if isinstance(candidates, Subspace):
+    def evaluate(self, search: Search, candidates: Trials | Region) -> Trials | None:
+        if not isinstance(candidates, Trials):
             return super().evaluate(search, candidates)
-        from nasplug.nn.training import fixed_threads
-
         with fixed_threads(self.threads):
             for row in candidates.waiting.tolist():
                 start = time.perf_counter()
@@ -155,11 +154,9 @@ class SPOS(Oneshot):
 
     def _accuracy(self, arch: Archs) -> float:
         """With inherited weights, and batch norms recalibrated for this arch, %."""
-        from nasplug.nn.training import accuracy, recalibrate
-
         model = recalibrate(self.net.inherit(arch), self.images, RECALIBRATED // 250)
         return accuracy(model, self.images, self.images.val, SCORED)
 
     @hookimpl
-    def select_final(self, search: Search) -> Archs:
-        return best_trials(search.trials, SELECTED)
+    def select_final(self, search: Search) -> Selection:
+        return Selection(best_trials(search.trials, SELECTED))

@@ -1,11 +1,11 @@
-"""OStr-DARTS for nasplug. Torch is imported when a search starts, not here."""
+"""OStr-DARTS for nasplug."""
 
 from nasplug import hookimpl
-from nasplug_ostr.method import OStrDarts
-
-__all__ = ["OStrDarts"]
 
 
 @hookimpl
 def register_methods(register):  # type: ignore[no-untyped-def]
-    register("ostr-darts", OStrDarts)
+    register(
+        "ostr-darts", "nasplug_ostr.method:OStrDarts",
+        "OStr-DARTS: DARTS's supernet; the operations that the loss would miss most are selected.",
+    )  # fmt: skip

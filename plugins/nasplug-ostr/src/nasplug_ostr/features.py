@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nasplug.nn.mixed import MixedOp, Zero, mixed_ops
-
-if TYPE_CHECKING:
-    from nasplug.nn.bilevel import Batch, Mixture
-    from nasplug.nn.supernet import Supernet
+from nasplug.nn import Batch, MixedOp, Mixture, Supernet, mixed_ops
 
 
 def features(net: Supernet, mixture: Mixture, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -27,12 +24,9 @@ def features(net: Supernet, mixture: Mixture, batch: Batch) -> tuple[Tensor, Ten
     def note(op: MixedOp, inputs: tuple[Tensor], mixed: Tensor) -> None:
         with torch.no_grad():
             x = inputs[0][:, : inputs[0].shape[1] // op.partial]
-            outputs = torch.stack(
-                [
-                    op.ops[k](x) if allowed else Zero(op.stride)(x)
-                    for k, allowed in enumerate(mixture.mask[op.decision])
-                ]
-            )
+            allowed = {k: op.ops[k](x) for k in np.flatnonzero(mixture.mask[op.decision]).tolist()}
+            nothing = torch.zeros_like(next(iter(allowed.values())))
+            outputs = torch.stack([allowed.get(k, nothing) for k in range(mixture.mask.shape[1])])
             residuals = outputs - torch.tensordot(mixture.weights[op.decision], outputs, 1)
             norms[op.decision] += residuals.flatten(2).norm(dim=2).mean(1)
 

@@ -3,22 +3,14 @@ Operation Strength" (Yang et al.). Equation numbers are the paper's."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from torch import Tensor
 
-from nasplug import Choice, Int, Search, Trials, hookimpl
-from nasplug.nn.oneshot import Oneshot
-from nasplug.space import Archs
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from nasplug.nn.bilevel import Mixture
-
-Floats = npt.NDArray[np.float64]
+from nasplug import Archs, Choice, Int, Search, Selection, Trials, hookimpl
+from nasplug.nn import Floats, Mixture, Oneshot, draw_edges, edge_gates
+from nasplug_ostr.features import features
 
 CRITERIA = ("strength", "strength*", "naive", "magnitude")
 PARTIAL = 4  # PC-DARTS: a quarter of the channels pass the operations
@@ -43,25 +35,21 @@ class OStrDarts(Oneshot):
         return PARTIAL if self.optimizer == "pc-darts" else 1
 
     def start(self, search: Search) -> list[Tensor]:
-        self.alpha = self.parameter(*self.allowed.shape)
-        self.gates = self.parameter(len(self.allowed)) if self.partial > 1 else None
+        self.alpha = self.parameter(*self.mask.shape)
+        self.gates = self.parameter(len(self.mask)) if self.partial > 1 else None
         self.sums = {name: self.alpha.detach() * 0 for name in CRITERIA}
         self.batches = 0
         self.unchanged = 0
-        self.strength: Floats = np.zeros(self.allowed.shape)  # of the last epoch
+        self.strength: Floats = np.zeros(self.mask.shape)  # of the last epoch
         self.last: Archs | None = None
         return [self.alpha] if self.gates is None else [self.alpha, self.gates]
 
     def mixture(self) -> Mixture:
-        from nasplug.nn.bilevel import Mixture
-        from nasplug.nn.mixed import edge_gates
-
-        allowed = self.alpha.new_tensor(self.allowed).bool()
-        beta = self.alpha.masked_fill(~allowed, -np.inf).softmax(-1)  # eq. 1
+        beta = self.masked(self.alpha).softmax(-1)  # eq. 1
         gates = None if self.gates is None else edge_gates(self.gates, self.net.incoming())
-        return Mixture(beta, self.allowed, gates)
+        return Mixture(beta, self.mask, gates)
 
-    def learned(self) -> None:
+    def after_step(self) -> None:
         """Add this mini-batch to the four criteria; all of it is there already."""
         if self.epoch < self.warmup:
             return
@@ -89,10 +77,14 @@ class OStrDarts(Oneshot):
     def epoch_metrics(self, search: Search) -> dict[str, float]:
         """What the table reports of the archs that each criterion selects on this supernet."""
         criteria = self.criteria().values()
-        archs = np.array([self.net.select(np.where(self.allowed, s, -np.inf)) for s in criteria])
-        reports, _ = self.look_up(search, archs)
+        archs = np.array(
+            [self.net.select(np.where(self.mask, s, -np.inf), self.handed) for s in criteria]
+        )
+        if (known := self.look_up(archs)) is None:
+            return {}
         names = [f"{name}.{self.report}" for name in CRITERIA]
-        return {n: r for n, r in zip(names, reports.tolist(), strict=True) if np.isfinite(r)}
+        reports = zip(names, known.reports.tolist(), strict=True)
+        return {name: report for name, report in reports if np.isfinite(report)}
 
     def epoch_notes(self) -> dict[str, Any]:
         """{criterion: (D, O) values}, four digits of each."""
@@ -123,16 +115,13 @@ class OStrDarts(Oneshot):
         self.batches = 0
 
     @hookimpl
-    def select_final(self, search: Search) -> Archs:
-        if search.directory:
-            self._draw_edges(search.directory.path / "edges.png")
-        return super().select_final(search)
+    def select_final(self, search: Search) -> Selection:
+        selection = super().select_final(search)
+        selection.pictures["edges.png"] = self._draw_edges
+        return selection
 
-    def _draw_edges(self, file: Path) -> None:
+    def _draw_edges(self, figure: Any) -> None:
         """β, the norm of the residual features and strength, per edge (Fig. 6)."""
-        from nasplug.nn.pictures import draw_edges, save
-        from nasplug_ostr.features import features
-
         mixture = self.mixture()
         norms, _ = features(self.net, mixture, self.val[self.step])
         quantities = {
@@ -140,9 +129,7 @@ class OStrDarts(Oneshot):
             "residual feature |o - ō|": norms.cpu().double().numpy(),
             "strength": self.strength,
         }
-        edges = self.net.decisions
-        size = (10, 5) if len(edges) <= 6 else (18, 11)
-        save(file, size, lambda figure: draw_edges(edges, self.net.ops, quantities, figure))
+        draw_edges(self.net.decisions, self.net.choices, quantities, figure)
 
     def memory(self) -> dict[str, Any]:
         return {"unchanged": self.unchanged, "last": self.last, "strength": self.strength}

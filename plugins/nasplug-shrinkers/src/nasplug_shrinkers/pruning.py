@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nasplug import Mask, NasplugError, Search, Subspace
-from nasplug.predictors import Predictor
+from nasplug.analysis import Predictor
 from nasplug_shrinkers.shrinker import SAMPLE, MaskShrinker
 
 Group = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]  # (decision, choice) pairs that go as one

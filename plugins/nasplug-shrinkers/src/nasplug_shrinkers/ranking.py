@@ -6,9 +6,8 @@ import warnings
 
 import numpy as np
 
-from nasplug import ArchSet, Int, NasplugError, Search, Subspace
-from nasplug.predictors import Predictor
-from nasplug.space import ENUMERABLE, Archs
+from nasplug import ENUMERABLE, Archs, ArchSet, Int, NasplugError, Search, Subspace
+from nasplug.analysis import Predictor
 from nasplug_shrinkers.shrinker import Shrinker, distinct
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nasplug import Int, Mask, Search, Subspace
-from nasplug.predictors import Predictor
+from nasplug.analysis import Predictor
 from nasplug_shrinkers.shrinker import SAMPLE, MaskShrinker
 
 BEST = 0.05  # share of the sampled archs whose choices are inherited

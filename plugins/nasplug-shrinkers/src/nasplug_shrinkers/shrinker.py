@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from nasplug import (
+    Archs,
     Int,
     Mask,
     Method,
     NasplugError,
+    Region,
     Search,
     Selection,
     Source,
     Space,
     Subspace,
+    best_trials,
     hookimpl,
 )
-from nasplug.predictors import FEWEST, Predictor, predictor, scored
-from nasplug.quality import report_search
-from nasplug.selection import best_trials
-from nasplug.space import Archs
-from nasplug.subspace import Region
+from nasplug.analysis import FEWEST, Predictor, predictor, report_search
 
 SELECTED = 10  # archs that are ranked at the end
 SAMPLE = 2000  # archs of a region that a mean prediction is taken of
@@ -41,10 +40,11 @@ class Shrinker(Method):
 
     @hookimpl
     def select_final(self, search: Search) -> Selection:
-        self.model.fit(*scored(search))
+        self.model.fit(*search.trials.scored)
         subspace = self.shrink(search, self.model)
-        report_search(search, subspace, self.model)
-        return Selection(best_trials(search.trials, SELECTED), subspace)
+        quality = report_search(search, subspace, self.model)
+        best = best_trials(search.trials, SELECTED)
+        return Selection(best, subspace, files={"space.json": quality})
 
     def shrink(self, search: Search, model: Predictor) -> Subspace:
         raise NotImplementedError
@@ -66,9 +66,4 @@ class MaskShrinker(Shrinker):
 
 def distinct(search: Search, archs: Archs) -> Archs:
     """One of each class of isomorphs, where it first occurs; only what the search allows."""
-    archs = archs[search.allows(archs)]
-    canonical = search.space.canonical(archs)
-    keys: dict[object, int] = {}
-    for row, key in enumerate(search.space.keys(canonical)):
-        keys.setdefault(key, row)
-    return archs[list(keys.values())]
+    return search.space.distinct(archs[search.allows(archs)])

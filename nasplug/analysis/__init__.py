@@ -1,0 +1,41 @@
+"""What spaces, subspaces and predictors are judged by; each module loads when it is used."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nasplug.analysis.locality import Locality, farthest, measure, third
+    from nasplug.analysis.pictures import draw_picture
+    from nasplug.analysis.predictors import (
+        FEWEST,
+        Predictor,
+        XGBoost,
+        held_out,
+        predictor,
+        rank_correlations,
+    )
+    from nasplug.analysis.quality import compare, query, report, report_search
+    from nasplug.analysis.ranking import one_shot
+
+MODULES = {
+    "locality": ("Locality", "farthest", "measure", "third"),
+    "pictures": ("draw_picture",),
+    "predictors": (
+        "FEWEST", "Predictor", "XGBoost", "held_out", "predictor", "rank_correlations",
+    ),
+    "quality": ("compare", "query", "report", "report_search"),
+    "ranking": ("one_shot",),
+}  # fmt: skip
+
+__all__ = [
+    "FEWEST", "Locality", "Predictor", "XGBoost", "compare", "draw_picture", "farthest",
+    "held_out", "measure", "one_shot", "predictor", "query", "rank_correlations", "report",
+    "report_search", "third",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in MODULES.items():
+        if name in names:
+            return getattr(import_module(f"nasplug.analysis.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,213 @@
+"""Predictors: the value of an arch from its encoding, learned from archs that were scored.
+
+Archs in, values out: the encoding is the space's own `features`. All of them learn normal scores
+of the values (`normal_scores`), and predict in that unit: the few disasters at the low end of
+a benchmark would else dominate the squared error, and the good archs are what matters.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri  # type: ignore[import-untyped]
+from scipy.stats import kendalltau, rankdata, spearmanr  # type: ignore[import-untyped]
+
+from nasplug.errors import NasplugError, lacking, unknown
+from nasplug.kernel.space import Archs, Space
+
+Floats = npt.NDArray[np.floating[Any]]
+
+FEWEST = 5  # scored archs that anything can be learned from
+BLOCK = 16_384  # archs encoded at a time, so that their encoding stays in the cache
+FOLDS = 5
+MEMBERS = 5  # of an ensemble
+
+
+class Predictor(ABC):
+    """``fit(archs, values)``, ``predict(archs)``, and ``uncertainty(archs)`` where it has one."""
+
+    def __init__(self, space: Space, seed: int = 0) -> None:
+        self.space, self.seed = space, seed
+
+    def fit(self, archs: Archs, values: npt.ArrayLike) -> Self:
+        """Learn from (n, d) archs and their (n,) values, higher better."""
+        values = np.asarray(values, dtype=np.float64)
+        if len(values) < FEWEST:
+            raise NasplugError(
+                f"a predictor learns from at least {FEWEST} scored archs, got {len(values)}; raise "
+                "the budget, or look why trials failed"
+            )
+        if not np.isfinite(values).all():
+            raise NasplugError(
+                f"a predictor cannot learn from {(~np.isfinite(values)).sum()} of {len(values)} "
+                "values: they are not finite; leave those archs out"
+            )
+        if np.ptp(values) == 0:
+            raise NasplugError(
+                f"a predictor has nothing to learn: all {len(values)} values are {values[0]:g}; "
+                "look at what scores them"
+            )
+        self._fit(self._encode(archs), normal_scores(values))
+        return self
+
+    def predict(self, archs: Archs) -> Floats:
+        """(n, d) -> (n,): normal scores, higher better."""
+        archs = np.asarray(archs)
+        blocks = [archs[start : start + BLOCK] for start in range(0, len(archs), BLOCK)] or [archs]
+        if len(blocks) == 1:
+            return self._predict(self._encode(archs))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy and XGBoost release the GIL
+            return np.concatenate(
+                list(pool.map(lambda block: self._predict(self._encode(block)), blocks))
+            )
+
+    def _encode(self, archs: Archs) -> Floats:
+        """Isomorphs are one arch to a predictor."""
+        return self.space.features(self.space.canonical(archs))
+
+    def uncertainty(self, archs: Archs) -> Floats:
+        """(n, d) -> (n,): the standard deviation of each prediction."""
+        raise NasplugError(f"{type(self).__name__} knows no uncertainty; forest and mlp do")
+
+    @abstractmethod
+    def _fit(self, X: Floats, y: Floats) -> None: ...
+
+    @abstractmethod
+    def _predict(self, X: Floats) -> Floats: ...
+
+
+class XGBoost(Predictor):
+    """Gradient-boosted trees, as in Gopal et al. (IJCAI 2023) and in NAS-Bench-301.
+
+    `path` opens a model that `save` (or XGBoost itself, on the space's features) wrote.
+    """
+
+    def __init__(self, space: Space, seed: int = 0, path: Path | str | None = None) -> None:
+        super().__init__(space, seed)
+        self._xgboost = _optional("xgboost")
+        if path is not None:
+            self._open(Path(path))
+
+    def _open(self, path: Path) -> None:
+        if not path.exists():
+            raise NasplugError(f"there is no predictor {path}; XGBoost.save writes one")
+        try:
+            self.model = self._xgboost.Booster(model_file=path)
+        except (self._xgboost.core.XGBoostError, OSError, ValueError) as error:
+            raise NasplugError(
+                f"{path} is no XGBoost model: {str(error).strip().splitlines()[0]}"
+            ) from None
+        expected = self.space.features(self.space.sample(1, 0)).shape[1]
+        if self.model.num_features() != expected:
+            raise NasplugError(
+                f"{path} predicts from {self.model.num_features()} features; an arch of "
+                f"{self.space.name} has {expected}"
+            )
+
+    def save(self, path: Path | str) -> None:
+        """Write the model to a .json or .ubj file."""
+        self.model.save_model(path)
+
+    def _fit(self, X: Floats, y: Floats) -> None:
+        parameters = {
+            "max_depth": 5, "eta": 0.05, "subsample": 0.8, "colsample_bytree": 0.5,
+            "tree_method": "hist", "nthread": 1, "seed": self.seed,
+        }  # fmt: skip
+        self.model = self._xgboost.train(parameters, self._xgboost.DMatrix(X, y), 300)
+
+    def _predict(self, X: Floats) -> Floats:
+        return self.model.inplace_predict(X)
+
+
+class _Ensemble(Predictor):
+    """The mean of several members; what they differ by is the uncertainty."""
+
+    members: list[Any]
+
+    def _predict(self, X: Floats) -> Floats:
+        return np.mean([member.predict(X) for member in self.members], axis=0)
+
+    def uncertainty(self, archs: Archs) -> Floats:
+        X = self._encode(archs)
+        return np.std([member.predict(X) for member in self.members], axis=0)
+
+
+class Forest(_Ensemble):
+    """Extremely randomized trees of scikit-learn."""
+
+    def _fit(self, X: Floats, y: Floats) -> None:
+        forest = _optional("sklearn.ensemble").ExtraTreesRegressor(
+            200, max_features=0.5, min_samples_leaf=2, random_state=self.seed
+        )
+        self.members = forest.fit(X, y).estimators_
+
+
+class MLP(_Ensemble):
+    """A few multilayer perceptrons of scikit-learn, each from its own initial weights."""
+
+    def _fit(self, X: Floats, y: Floats) -> None:
+        networks = _optional("sklearn.neural_network")
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        with threadpool_limits(1):  # matrices this small lose by being shared out
+            self.members = [
+                networks.MLPRegressor(
+                    hidden_layer_sizes=(64, 64), alpha=1e-2, learning_rate_init=3e-3, max_iter=200,
+                    early_stopping=True, random_state=self.seed + member,
+                ).fit(X, y)
+                for member in range(MEMBERS)
+            ]  # fmt: skip
+
+
+PREDICTORS: dict[str, type[Predictor]] = {"xgboost": XGBoost, "forest": Forest, "mlp": MLP}
+
+
+def predictor(name: str, space: Space, seed: int = 0) -> Predictor:
+    """A predictor by name, not fitted yet."""
+    if name not in PREDICTORS:
+        raise unknown("predictor", name, PREDICTORS)
+    return PREDICTORS[name](space, seed)
+
+
+def normal_scores(values: npt.ArrayLike) -> Floats:
+    """(n,) values -> (n,): what their ranks would be in a sample of a standard normal (Blom)."""
+    ranks = rankdata(values)  # ties share theirs
+    return ndtri((ranks - 3 / 8) / (len(ranks) + 1 / 4))
+
+
+def rank_correlations(predicted: npt.ArrayLike, values: npt.ArrayLike) -> dict[str, float]:
+    """Spearman's rho and Kendall's tau-b."""
+    return {
+        "spearman": float(spearmanr(predicted, values).statistic),
+        "kendall": float(kendalltau(predicted, values).statistic),
+    }
+
+
+def held_out(predictor: Predictor, archs: Archs, values: npt.ArrayLike) -> dict[str, float]:
+    """Rank correlations on archs that were not learned from, by cross-validation.
+
+    The predictor itself, fitted or not, stays as it is.
+    """
+    predictor, values = copy(predictor), np.asarray(values, dtype=np.float64)
+    fold = np.random.default_rng(predictor.seed).permutation(len(values)) % FOLDS
+    predicted = np.empty(len(values))
+    for k in range(FOLDS):
+        predictor.fit(archs[fold != k], values[fold != k])
+        predicted[fold == k] = predictor.predict(archs[fold == k])
+    return rank_correlations(predicted, values)
+
+
+def _optional(module: str) -> Any:
+    """A library that only some predictors need."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise lacking("the predictor", error) from None

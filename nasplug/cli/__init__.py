@@ -1,0 +1,84 @@
+"""The command line: ``nasplug --help``. Each command is in a module of its own, imported when it is
+called, so that ``nasplug --help`` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from nasplug._version import __version__
+from nasplug.cli.output import INTERRUPTED, say
+from nasplug.errors import NasplugError
+
+# Commands in the order in which a user meets them: module and function, what the help shows.
+COMMANDS = {
+    "plugins": ("lists:plugins", "Installed plugins, what each provides, why one failed to load."),
+    "list": ("lists:list_", "Methods, spaces or problems."),
+    "show": ("lists:show", "A method's paper and hyperparameters."),
+    "doctor": ("doctor:doctor", "What would stop a run, and how to mend it."),
+    "run": ("search:run", "Search with METHOD for a good architecture."),
+    "tune": ("tune:tune", "Find good hyperparameters of METHOD: an Optuna study of searches."),
+    "resume": ("search:resume", "Continue an interrupted search with the same trials."),
+    "sync": ("tracking:sync", "Send to MLflow what is missing there."),
+    "ui": ("tracking:ui", "The MLflow UI on the store that the searches log to."),
+    "locality": ("space:locality", "Whether few edits change little, and how far they may go."),
+    "space": ("space:space", "The quality of the spaces that runs ended with."),
+}
+
+
+class _Late(click.Group):
+    """Imports a command when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[name][0].partition(":")
+        command: click.Command = getattr(import_module(f"nasplug.cli.{module}"), function)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, doc) for name, (_, doc) in COMMANDS.items()])
+
+
+@click.group(cls=_Late, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Neural architecture search as plugins.
+
+    \b
+    nasplug list methods                     what there is to choose from
+    nasplug run METHOD --on nb201/digits     search; nothing to download
+    nasplug ui                               look at the runs
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The console script: commands raise, this turns what they raise into words and exit codes."""
+    try:
+        cli.main(arguments, prog_name="nasplug", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except NasplugError as error:
+        if os.environ.get("NASPLUG_TRACEBACK"):
+            traceback.print_exc()
+        click.echo(f"{click.style('error', fg='red')}: {error}", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        say("interrupted")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # such as `nasplug list methods | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(0)

@@ -1,0 +1,114 @@
+"""What there is: ``nasplug plugins``, ``list`` and ``show``."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from typing import Any
+
+import click
+
+from nasplug.cli.options import as_json, own_problem
+from nasplug.cli.output import say, show_json, show_rows
+from nasplug.errors import NasplugError
+from nasplug.kernel.method import Hyperparameter
+from nasplug.kernel.problem import problems as all_problems
+from nasplug.kernel.problem import space
+from nasplug.kernel.registry import WHERE_METHODS_ARE, registry
+
+
+@click.command()
+@as_json
+def plugins(as_json: bool) -> None:
+    """Installed plugins, what each provides, and why one failed to load."""
+    rows = [
+        {"name": p.name, "version": p.version, "provides": p.provides, "error": p.error}
+        for p in registry().plugins
+    ]
+    show_rows(rows, as_json)
+
+
+@click.group("list")
+def list_() -> None:
+    """Methods, spaces or problems."""
+
+
+@list_.command()
+@as_json
+def methods(as_json: bool) -> None:
+    """Search methods; `nasplug show METHOD` tells all about one."""
+    rows = [
+        {"name": name, "doc": entry.doc, "distribution": entry.plugin.name}
+        for name, entry in sorted(registry().methods.items())
+    ]
+    if not rows and not as_json:
+        raise NasplugError(f"no method is installed: {WHERE_METHODS_ARE}")
+    show_rows(rows, as_json)
+
+
+@list_.command()
+@as_json
+def spaces(as_json: bool) -> None:
+    """Search spaces."""
+    rows = []
+    for name, entry in sorted(registry().spaces.items()):
+        found = space(name)
+        rows.append({"name": name, "archs": found.count, "decisions": found.d, "doc": entry.doc})
+    show_rows(rows, as_json)
+
+
+@list_.command()
+@as_json
+def problems(as_json: bool) -> None:
+    """What can be searched here and now, and by what archs are scored (the default first)."""
+    show_rows(all_problems(), as_json)
+    if not as_json and not os.environ.get("NASPLUG_DATA"):
+        say("NASPLUG_DATA is not set: benchmark tables are not listed")
+
+
+@click.command()
+@click.argument("method")
+@as_json
+def show(method: str, as_json: bool) -> None:
+    """A method's paper and hyperparameters (each is a `--set NAME=VALUE` of `run`)."""
+    cls = registry().get("method", method)
+    declared: dict[str, Hyperparameter[Any]] = getattr(cls, "declared", dict)()
+    about = {
+        "name": method,
+        "doc": inspect.cleandoc(cls.__doc__ or ""),
+        "paper": getattr(cls, "paper", ""),
+        "problem": own_problem(method),
+        "hyperparameters": [_describe(one) for one in declared.values()],
+    }
+    if as_json:
+        show_json(about)
+        return
+    click.secho(method, bold=True)
+    click.echo(f"{about['doc']}\n")
+    if about["paper"]:
+        click.echo(f"Paper: {about['paper']}\n")
+    table_rows = [
+        {
+            "hyperparameter": one.name,
+            "type": type(one).__name__.lower(),
+            "default": one.default,
+            "bounds": one.bounds,
+            "meaning": f"{one.doc}{f' (if {one.when})' if one.when else ''}",
+        }
+        for one in declared.values()
+    ]
+    show_rows(table_rows)
+
+
+def _describe(one: Hyperparameter[Any]) -> dict[str, Any]:
+    """A declaration as JSON; unbounded is null."""
+    finite = {
+        side: bound if abs(bound := getattr(one, side)) < float("inf") else None
+        for side in ("low", "high")
+        if hasattr(one, side)
+    }
+    more = {name: getattr(one, name) for name in ("log", "choices") if hasattr(one, name)}
+    return {
+        "name": one.name, "type": type(one).__name__.lower(), "default": one.default, **finite,
+        **more, "doc": one.doc, "when": one.when, "tunable": one.tunable,
+    }  # fmt: skip

@@ -1,0 +1,113 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from nasplug.errors import NasplugError, unknown
+from nasplug.kernel.registry import registry
+
+PROBLEM = "nb201/digits"  # the built-in default: really trained, nothing to download
+BUDGET = 40
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON line.")
+json_last = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON line, all else to stderr."
+)
+run_directory = click.argument("run_dir", type=click.Path(path_type=Path))
+seed = click.option("--seed", type=int, default=0, show_default=True)
+track = click.option("--track/--no-track", default=True, help="Log to MLflow.", show_default=True)
+
+
+def problem_options(command: Command) -> Command:
+    """What is searched and how archs are scored: the same for a search and for a study."""
+    for option in reversed(
+        (
+            click.option(
+                "--on", metavar="SPACE/DATA",
+                help=f"Problem, such as {PROBLEM} or nb201:C=8,N=1/cifar10 (default: that of "
+                "--within, else the method's own).",
+            ),
+            click.option(
+                "--within", type=click.Path(path_type=Path), metavar="RUN_DIR",
+                help="Search only in the subspace that this run ended with.",
+            ),
+            click.option(
+                "--evaluator", help="How archs are scored: table, train, ... (default: the best)."
+            ),
+            click.option("--reward", metavar="COLUMN", help="What the method maximizes."),
+            click.option(
+                "--report", metavar="COLUMN", help="What is reported of the best, unseen by it."
+            ),
+            click.option(
+                "--constraint", "constraints", multiple=True, metavar="'flops<=300e6'",
+                help="On params, flops or a metric of the problem; repeatable.",
+            ),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def parse_settings(method: str, settings: Iterable[str]) -> dict[str, Any]:
+    """What ``--set`` said, still as text: the declarations parse it."""
+    declared: Iterable[str] = getattr(registry().get("method", method), "declared", dict)()
+    found = {}
+    for text in settings:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not name:
+            raise NasplugError(f"--set takes NAME=VALUE, such as --set K=4; got {text!r}")
+        if name not in declared:
+            raise unknown(
+                "hyperparameter", name, declared, f"of {method}; see: nasplug show {method}"
+            )
+        found[name] = value
+    return found
+
+
+def own_problem(method: str) -> str:
+    """What the method is tried on if nothing is said."""
+    found: str = getattr(registry().get("method", method), "problem", PROBLEM)
+    return found
+
+
+def read_best(method: str, file: Path) -> dict[str, Any]:
+    """The hyperparameters in a best.json of ``nasplug tune``."""
+    try:
+        found = json.loads(file.read_text())
+        tuned, hyperparameters = found["method"], dict(found["hyperparameters"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise NasplugError(
+            f"{file} is no best.json of `nasplug tune`: {type(error).__name__}: {error}"
+        ) from None
+    if tuned != method:
+        raise NasplugError(f"{file} holds hyperparameters of {tuned}, not of {method}")
+    return hyperparameters
+
+
+def parse_names(text: str) -> list[str]:
+    """``"K, M"`` -> ``["K", "M"]``."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM ends a search as Ctrl-C does: with a word on how to go on."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,154 @@
+"""``nasplug run`` and ``nasplug resume``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nasplug.cli.options import (
+    BUDGET,
+    json_last,
+    own_problem,
+    parse_settings,
+    problem_options,
+    read_best,
+    run_directory,
+    seed,
+    sigterm_as_ctrl_c,
+    track,
+)
+from nasplug.cli.output import Interrupted, say, show_fact, show_json, show_rows
+from nasplug.cli.space import show_layers, show_quality
+from nasplug.hookspecs import hookimpl
+from nasplug.kernel.search import Search
+from nasplug.kernel.selection import Selection
+from nasplug.kernel.subspace import Layered, Region
+from nasplug.run.api import resume as continue_search
+from nasplug.run.api import search
+from nasplug.run.directory import RunDirectory
+from nasplug.run.report import table
+from nasplug.tracking import run_id, wait
+
+SHOWN = 10  # archs in the table that a run ends with
+SENDING = 15.0  # seconds to wait for the tracking server when the search itself is over
+
+
+@click.command()
+@click.argument("method")
+@problem_options
+@click.option("--budget", type=int, default=BUDGET, show_default=True, help="Trials.")
+@seed
+@click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE",
+    help="A hyperparameter of the method (see `nasplug show METHOD`); repeatable.",
+)  # fmt: skip
+@click.option(
+    "--config", type=click.Path(path_type=Path), metavar="FILE",
+    help="Hyperparameters that `nasplug tune` found: its best.json; --set overrides them.",
+)  # fmt: skip
+@click.option(
+    "--repeats", type=click.Choice(["free", "count"]), default="free", show_default=True,
+    help="Whether an arch proposed again costs a trial.",
+)  # fmt: skip
+@click.option("--max-cost", type=float, help="Stop at this cost, in seconds of the benchmark.")
+@click.option("--max-seconds", type=float, help="Stop after this time.")
+@click.option(
+    "--prune", is_flag=True, help="Stop trials that are worse than the median at the same step."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR",
+    help="The run directory (default: a new one under runs/).",
+)  # fmt: skip
+@track
+@json_last
+def run(
+    method: str,
+    on: str | None,
+    settings: tuple[str, ...],
+    config: Path | None,
+    within: Path | None,
+    out: Path | None,
+    track: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Search with METHOD for a good architecture."""
+    hyperparameters = parse_settings(method, settings)
+    if config is not None:
+        hyperparameters = {**read_best(method, config), **hyperparameters}
+    with _interruptible() as witness:
+        selection = search(
+            method,
+            on or (None if within else own_problem(method)),
+            within=within,
+            out=out or True,
+            tracking=track,
+            plugins=[witness],
+            **options,
+            **hyperparameters,
+        )
+    _finish(selection, track, as_json)
+
+
+@click.command()
+@run_directory
+@json_last
+def resume(run_dir: Path, as_json: bool) -> None:
+    """Continue an interrupted search: the same trials as if it had never been interrupted."""
+    tracked = bool(RunDirectory.open(run_dir).run["tracking"])
+    with _interruptible() as witness:
+        selection = continue_search(run_dir, plugins=[witness])
+    _finish(selection, tracked, as_json)
+
+
+def _finish(selection: Selection, tracked: bool, as_json: bool) -> None:
+    """What a search ends with: the best archs, and where its picture and record are."""
+    show_rows(table(selection, SHOWN), stderr=as_json)
+    run = None
+    if directory := selection.run_dir:
+        show_quality(directory, stderr=as_json)
+        if isinstance(selection.subspace, Layered):
+            show_layers(selection.subspace, stderr=as_json)
+        pictures = sorted(str(file) for file in directory.glob("*.png"))
+        show_fact("pictures", " ".join(pictures), as_json)
+        show_fact("run directory", directory, as_json)
+        if tracked:
+            wait(SENDING)  # what is not sent by then, it says itself
+            run = run_id(directory)
+            show_fact("MLflow run", run, as_json)
+    if as_json:
+        show_json({**selection.to_dict(), "mlflow_run_id": run})
+
+
+class _Witness:
+    """Sees the search from its first round on, so that an interruption can say where it stands."""
+
+    search: Search | None = None
+
+    @hookimpl(tryfirst=True)
+    def sample_space(self, search: Search) -> Region | None:
+        if self.search is None and search.folder:
+            say(f"run directory: {search.folder}")
+        self.search = search
+        return None
+
+    def __str__(self) -> str:
+        if self.search is None:
+            return "interrupted before the first trial"
+        done = f"interrupted after {self.search.finished} trials"
+        return f"{done}; continue with: nasplug resume {self.search.folder}"
+
+
+@contextmanager
+def _interruptible() -> Iterator[_Witness]:
+    """Ctrl-C and SIGTERM end the search with a word on how to go on."""
+    witness = _Witness()
+    try:
+        with sigterm_as_ctrl_c():
+            yield witness
+    except KeyboardInterrupt:
+        raise Interrupted(str(witness)) from None

@@ -1,0 +1,37 @@
+"""``nasplug sync`` and ``nasplug ui``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from nasplug.cli.options import as_json, run_directory
+from nasplug.cli.output import say, show_json
+from nasplug.tracking import UI_PAGE, ui_command
+from nasplug.tracking import sync as send_missing
+
+
+@click.command()
+@run_directory
+@as_json
+def sync(run_dir: Path, as_json: bool) -> None:
+    """Send to MLflow what is missing there, such as after the server was away."""
+    sent = send_missing(run_dir)
+    if as_json:
+        show_json(sent)
+        return
+    state = "complete" if sent["complete"] else "still searched"
+    click.echo(f"MLflow run {sent['run_id']}: {sent['trials']} trials sent, {state}")
+
+
+@click.command()
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=5000, show_default=True, metavar="PORT"
+)
+def ui(port: int) -> None:
+    """The MLflow UI on the store that the searches log to."""
+    command = [*ui_command(), "--port", str(port)]
+    say(f"http://127.0.0.1:{port}{UI_PAGE}")
+    os.execvp(command[0], command)

@@ -1,0 +1,270 @@
+"""Problem: ``SPACE/DATA``, such as ``nb201/cifar10``, with the evaluator that scores it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pluggy
+
+from nasplug import hookspecs
+from nasplug.errors import NasplugError, unknown
+from nasplug.kernel.registry import registry
+from nasplug.kernel.space import Archs, Space
+from nasplug.kernel.subspace import Region
+from nasplug.kernel.trial import State, Trials
+
+
+class Evaluator(Protocol):
+    """Scores candidates: a class registered by name, with a hook ``evaluate``.
+
+    ``EvaluatorClass(space, data, reward=None, report=None, seed=0)`` opens it, where data is a name
+    or, if the evaluator trains, a data set; what cannot be opened raises NasplugError. Evaluators
+    are preferred in the order of their registration.
+    """
+
+    maximize: bool
+    reward: str
+    report: str
+    region: Region  # what it can score: the space, sized for its data, or a subspace of it
+
+    @classmethod
+    def data(cls, space: Space) -> list[str]:
+        """The data sets it can score this space on, here and now."""
+
+    @classmethod
+    def missing(cls, space: Space, data: str) -> str:
+        """What the user would have to do to make it score this, or '' if it needs no files.
+
+        Raises NasplugError if a file is there, but damaged.
+        """
+
+
+@dataclass
+class Problem:
+    """A space, the name of what it is scored on, and the evaluator that does it, if it is not
+    the method that scores."""
+
+    space: Space
+    data: str
+    evaluator: Any = None
+    evaluator_name: str = "method"
+    maximize: bool = True
+    region: Region | None = None
+
+    @classmethod
+    def of(
+        cls,
+        on: str | None = None,
+        *,
+        space: Space | None = None,
+        evaluate: Callable[..., Any] | None = None,
+        data: Any = None,
+        direction: str = "maximize",
+        evaluator: str | None = None,
+        reward: str | None = None,
+        report: str | None = None,
+        seed: int = 0,
+        scores_itself: bool = False,
+    ) -> Problem:
+        """What to search, as `nasplug.search` and `nasplug.tune` are told it: a problem by name;
+        or a space with a function that scores its archs, or with a data set to train them on.
+
+        scores_itself: the method needs no evaluator.
+        """
+        if direction not in ("maximize", "minimize"):
+            raise NasplugError(f"direction is 'maximize' or 'minimize', got {direction!r}")
+        maximize = direction == "maximize"
+        if on is not None:
+            if not (space is None and evaluate is None and data is None):
+                raise NasplugError(
+                    "give a problem (on=), or a space with evaluate= or data=, not both"
+                )
+            return problem(on, evaluator, reward, report, seed)
+        if space is None:
+            raise NasplugError(
+                'what to search? on="nb201/digits", or a space and an evaluate function or data'
+            )
+        if not isinstance(space, Space):
+            raise NasplugError(
+                f"space must be a Space, as nasplug.Space(...) or nasplug.space(NAME), got "
+                f"{space!r}"
+            )
+        if evaluate is not None and data is not None:
+            raise NasplugError("give evaluate= or data=, not both: it says how archs are scored")
+        if data is not None:
+            name = evaluator or "train"
+            scorer = registry().get("evaluator", name)(
+                space, data, reward=reward, report=report, seed=seed
+            )
+            return cls(scorer.region.space, "data", scorer, name, scorer.maximize, scorer.region)
+        if evaluate is not None:
+            scorer = registry().get("evaluator", "function")(space, evaluate, maximize)
+            return cls(space, "function", scorer, "function", maximize, space)
+        if scores_itself:
+            return cls(space, "method", maximize=maximize, region=space)
+        raise NasplugError(
+            "how are archs of the space scored? Give evaluate=, a function, or data=, a data set"
+        )
+
+    @property
+    def name(self) -> str:
+        return f"{self.space.name}/{self.data}"
+
+    @property
+    def reward(self) -> str:
+        """The name of the reward."""
+        return str(getattr(self.evaluator, "reward", "value"))
+
+    @property
+    def report(self) -> str:
+        """The name of what is reported."""
+        return str(getattr(self.evaluator, "report", "report"))
+
+    def score(self, archs: npt.ArrayLike) -> Trials:
+        """(n, d) archs -> their trials by the evaluator, outside of any search."""
+        if self.evaluator is None:
+            raise NasplugError(f"{self.name} has no evaluator: its method scores what it trains")
+        trials = Trials(self.space, self.space.check(archs), self.maximize)
+        manager = pluggy.PluginManager("nasplug")
+        manager.add_hookspecs(hookspecs)
+        manager.register(self.evaluator)
+        manager.hook.evaluate(search=None, candidates=trials)
+        return trials
+
+
+def space(name: str) -> Space:
+    """A space by name: ``"nb201"``, with options ``"nb201:C=8,N=1"``, or a JSON file that holds a
+    learned one, ``"runs/cells/learned-space.json"``."""
+    base, _, text = str(name).partition(":")
+    try:
+        pairs = [pair.split("=") for pair in text.split(",") if pair.strip()]
+        options = {option.strip(): int(value) for option, value in pairs}
+    except ValueError:
+        raise NasplugError(
+            f"{name!r} is no space: options read NAME=NUMBER, such as nb201:C=8,N=1"
+        ) from None
+    if base.endswith(".json"):
+        learned: Space = import_module("nasplug.spaces.learned").Learned.load(base)
+        return learned.sized(**options) if options else learned
+    factory = registry().get("space", base)
+    try:
+        found: Space = factory(**options)
+    except TypeError:
+        raise NasplugError(f"{base} takes no options, or others than {text!r}") from None
+    return found
+
+
+def problem(
+    name: str,
+    evaluator: str | None = None,
+    reward: str | None = None,
+    report: str | None = None,
+    seed: int = 0,
+) -> Problem:
+    """Open a problem by name. By default the first evaluator that can score it does."""
+    space_name, slash, data = str(name).rpartition("/")
+    if not slash or not data:
+        raise NasplugError(f"a problem is named SPACE/DATA, such as nb201/digits; got {name!r}")
+    sized = space(space_name).for_data(data)
+    classes, reasons = _evaluators(evaluator)
+    passed: list[Any] = []  # those that cannot score it
+    for candidate, cls in classes.items():
+        if data not in cls.data(sized):
+            passed.append(cls)
+            continue
+        if cls.missing(sized, data):
+            for better in passed:  # such as a table: not to be replaced by hours of training
+                better.missing(sized, data)
+        scorer = cls(sized, data, reward=reward, report=report, seed=seed)
+        return Problem(sized, data, scorer, candidate, scorer.maximize, scorer.region)
+    known = {d for cls in passed for d in cls.data(sized)}
+    fix = next(filter(None, [*(cls.missing(sized, data) for cls in passed), *reasons]), "")
+    scored = f" scored by {evaluator}" if evaluator else ""
+    raise unknown(f"problem{scored}", data, known, fix, prefix=f"{space_name}/")
+
+
+def _evaluators(name: str | None = None) -> tuple[dict[str, Any], list[str]]:
+    """{name: class} of every evaluator, or of one, and why others do not load."""
+    if name:
+        return {name: registry().get("evaluator", name)}, []
+    classes, reasons = {}, []
+    for one in registry().evaluators:
+        try:
+            classes[one] = registry().get("evaluator", one)
+        except NasplugError as error:
+            reasons.append(str(error))
+    return classes, reasons
+
+
+def problems() -> list[dict[str, Any]]:
+    """Every problem that can be opened here: name, its evaluators (the default first)."""
+    rows = []
+    for name in registry().spaces:
+        found = space(name)
+        scored: dict[str, list[str]] = {}
+        for evaluator, cls in _evaluators()[0].items():
+            for data in cls.data(found):
+                scored.setdefault(data, []).append(evaluator)
+        rows += [{"problem": f"{name}/{d}", "evaluators": scored[d]} for d in sorted(scored)]
+    return rows
+
+
+KNOWN = ("params", "flops")  # of an arch before it is scored, where the space knows them
+
+
+class Constraint:
+    """A limit such as ``flops <= 300e6``: on ``params``, ``flops`` or a metric of the trials."""
+
+    def __init__(self, text: str) -> None:
+        match = re.fullmatch(r"\s*([\w@/.-]+?)\s*(<=|>=|<|>)\s*([-+\d.eE]+)\s*", text)
+        try:
+            self.limit = float(match[3]) if match else np.nan
+        except ValueError:
+            match = None
+        if not match:
+            raise NasplugError(
+                f"a constraint reads NAME <= NUMBER, such as flops<=300e6; got {text!r}"
+            )
+        self.name, self.operator = match[1], match[2]
+
+    def holds(self, trials: Trials, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+        """Which of these rows keep to it; one without a value, such as a failed one, breaks none.
+
+        NasplugError if it is on something that nobody has measured.
+        """
+        good = np.ones(len(rows), dtype=bool)
+        complete = trials.states[rows] == State.COMPLETE
+        if complete.any():
+            at = rows[complete]
+            column = trials.metrics.get(self.name)
+            if column is None and self.name in KNOWN:
+                good[complete] = self.compare(getattr(trials.space, self.name)(trials.archs[at]))
+            elif column is None:
+                raise unknown("constraint on", self.name, {*KNOWN, *trials.metrics})
+            else:
+                good[complete] = self.compare(column[at])
+        return good
+
+    def allows(self, space: Space, archs: Archs) -> npt.NDArray[np.bool_]:
+        """(n, d) -> (n,): which archs keep to it, as far as the space knows.
+
+        NasplugError if it is on what is known only of archs that were scored.
+        """
+        if self.name not in KNOWN:
+            raise NasplugError(
+                f"a space is kept to limits on params and flops, not on {self.name}, "
+                "which is known only of archs that were scored"
+            )
+        return self.compare(getattr(space, self.name)(archs))
+
+    def compare(self, column: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        operators = {
+            "<=": np.less_equal, "<": np.less, ">=": np.greater_equal, ">": np.greater,
+        }  # fmt: skip
+        return np.asarray(operators[self.operator](column, self.limit))

@@ -1,0 +1,118 @@
+"""Discovery: distributions announce methods, spaces and evaluators by the entry point group
+``nasplug``. One that fails to load does not keep the others from loading."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, partial
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+import pluggy
+
+from nasplug import hookspecs
+from nasplug._version import __version__
+from nasplug.errors import NasplugError, lacking, unknown
+
+BUILT_IN = ("nasplug.spaces", "nasplug.evaluators", "nasplug.tracking")
+WHERE_METHODS_ARE = "every paper is a distribution of its own: pip install one of plugins/nasplug-*"
+
+
+@dataclass
+class Plugin:
+    """A distribution that was found: where it comes from, what it gave, why it failed."""
+
+    name: str
+    version: str
+    provides: list[str] = field(default_factory=list)
+    error: str = ""
+
+
+@dataclass
+class Entry:
+    """Something registered by name: ``"module:Class"``, imported when it is used, or a class."""
+
+    target: Any
+    doc: str
+    plugin: Plugin
+
+
+@dataclass
+class Registry:
+    """Everything that can be named: {name: entry} by kind."""
+
+    methods: dict[str, Entry] = field(default_factory=dict)
+    spaces: dict[str, Entry] = field(default_factory=dict)
+    evaluators: dict[str, Entry] = field(default_factory=dict)
+    trackers: dict[str, Entry] = field(default_factory=dict)
+    plugins: list[Plugin] = field(default_factory=list)
+
+    def get(self, kind: str, name: str) -> Any:
+        """What is registered under a name, such as ``get("method", "random")``.
+
+        NasplugError with the nearest names if there is none, or with the command that installs
+        what its module needs.
+        """
+        known: dict[str, Entry] = getattr(self, f"{kind}s")
+        if name not in known:
+            broken = [p.name for p in self.plugins if p.error]
+            fix = f"plugins that failed to load: {', '.join(broken)}; see `nasplug plugins`"
+            raise unknown(kind, str(name), known, fix if broken else "")
+        entry = known[name]
+        if isinstance(entry.target, str):
+            module, _, attribute = entry.target.partition(":")
+            try:
+                entry.target = getattr(import_module(module), attribute)
+            except ImportError as error:
+                raise lacking(f"{kind} {name}", error) from None
+            except AttributeError:
+                raise NasplugError(
+                    f"{kind} {name}: {module} of {entry.plugin.name} has no {attribute}"
+                ) from None
+        return entry.target
+
+    def load(self, plugin: Plugin, module: Any) -> None:
+        """Call the register hooks of one plugin."""
+        manager = pluggy.PluginManager("nasplug")
+        manager.add_hookspecs(hookspecs)
+        manager.register(module)
+        for kind in ("methods", "spaces", "evaluators", "trackers"):
+            register = partial(self._register, plugin, getattr(self, kind))
+            getattr(manager.hook, f"register_{kind}")(register=register)
+
+    def _register(
+        self, plugin: Plugin, table: dict[str, Entry], name: str, target: Any, doc: str = ""
+    ) -> None:
+        if name in table:
+            raise NasplugError(f"the name {name!r} is taken by {table[name].plugin.name}")
+        if not isinstance(target, str):
+            doc = doc or first_line(target)
+        table[name] = Entry(target, doc, plugin)
+        plugin.provides.append(name)
+
+
+def first_line(thing: Any) -> str:
+    """The first line of a docstring."""
+    return inspect.cleandoc(thing.__doc__ or "").partition("\n")[0]
+
+
+@cache
+def registry() -> Registry:
+    """The registry, filled once per process."""
+    found = Registry()
+    sources: list[tuple[Plugin, Callable[[], Any]]] = [
+        (Plugin(name, __version__), partial(import_module, name)) for name in BUILT_IN
+    ]
+    for point in sorted(entry_points(group="nasplug"), key=lambda point: point.name):
+        name, version = (point.dist.name, point.dist.version) if point.dist else (point.name, "")
+        sources.append((Plugin(name, version), point.load))
+    for plugin, load in sources:
+        found.plugins.append(plugin)
+        try:
+            found.load(plugin, load())
+        except Exception as error:  # whatever a foreign import raises
+            plugin.error = f"{type(error).__name__}: {error}"
+    return found

@@ -1,0 +1,320 @@
+"""Search: one run of the five-hook loop."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pluggy
+
+from nasplug import hookspecs
+from nasplug.errors import NasplugError
+from nasplug.hookspecs import hookimpl
+from nasplug.kernel.problem import Constraint, Problem
+from nasplug.kernel.selection import Selection, best_trials
+from nasplug.kernel.space import Archs, Space
+from nasplug.kernel.subspace import Region, Subspace
+from nasplug.kernel.trial import History, State, Trial, Trials
+
+PATIENCE = 10_000  # repeats in a row after which a search gives up
+SELECTED = 10  # how many archs a search returns if its method does not choose
+
+
+class Search:
+    """One run: problem + method + budget + seed.
+
+    What plugins use: ``space``, ``region`` (where the search may look), ``rng`` (all of a
+    method's randomness), ``trials``, ``maximize``, ``remaining``, ``round``, ``repeats``,
+    ``seen(archs)``, ``allows(archs)``, ``stop(reason)``, ``candidates(archs)``.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        method: Any,
+        method_name: str = "",
+        *,
+        budget: int,
+        seed: int = 0,
+        within: Region | None = None,
+        max_cost: float | None = None,
+        max_seconds: float | None = None,
+        repeats: Literal["free", "count"] = "free",
+        constraints: Sequence[str] = (),
+        plugins: Sequence[Any] = (),
+    ) -> None:
+        for name, limit in (
+            ("budget", budget),
+            ("max_cost", max_cost),
+            ("max_seconds", max_seconds),
+        ):
+            if limit is None and name != "budget":
+                continue
+            if not isinstance(limit, int | float | np.number):
+                raise NasplugError(f"{name} must be a number, got {limit!r}")
+            if not limit > 0:
+                raise NasplugError(f"{name} must be above 0, got {limit}")
+        if not isinstance(seed, int | np.integer) or seed < 0:
+            raise NasplugError(f"seed must be a whole number, 0 or above, got {seed!r}")
+        if repeats not in ("free", "count"):
+            raise NasplugError(f"repeats is 'free' or 'count', got {repeats!r}")
+        self.problem = problem
+        self.space: Space = problem.space
+        self.region: Region = within or problem.region or self.space
+        if within is not None and not self.space.matches(within.space):
+            raise NasplugError(f"{within.describe()} is no region of {self.space.name}")
+        self.maximize = problem.maximize
+        self.method = method
+        self.method_name = method_name or type(method).__name__
+        self.budget, self.max_cost, self.max_seconds = int(budget), max_cost, max_seconds
+        self.constraints = [Constraint(text) for text in constraints]
+        self.repeats = repeats
+        self.seed = int(seed)
+        self.rng = np.random.default_rng(seed)
+        self.pruner: Callable[[Trial], bool] | None = None
+        self.folder: Path | None = None  # the run directory, if there is one
+        self.trials = History(self.space, self.maximize)
+        self.round = 0
+        self.finished = 0  # trials with a value, pruned or failed
+        self.cost = 0.0
+        self.stopped = ""  # why, once the search has ended
+        self.activity = ""  # what a long round is about, for whoever watches
+        self.listeners: list[Callable[[Trials, npt.NDArray[np.intp]], None]] = []
+        self._start = time.perf_counter()
+        self._ended: float | None = None
+
+        self.pm = pluggy.PluginManager("nasplug")
+        self.pm.add_hookspecs(hookspecs)
+        self.pm.register(_Defaults(), "defaults")
+        if problem.evaluator is not None:
+            self.pm.register(problem.evaluator, "evaluator")
+        self.pm.register(method, "method")
+        self.cache = _Cache(count=repeats == "count")
+        self.pm.register(self.cache, "cache")
+        for plugin in plugins:
+            self.pm.register(plugin)
+        if setup := getattr(method, "setup", None):
+            with self._named():
+                setup(self)
+
+    # ---- the loop
+
+    def run(self) -> Selection:
+        """Search until the budget is spent; returns the selection."""
+        hook = self.pm.hook
+        with self._named():
+            while not self.done:
+                subspace = hook.sample_space(search=self)
+                candidates = self._candidates(hook.propose(search=self, subspace=subspace))
+                trials = hook.evaluate(search=self, candidates=candidates)
+                self.round += 1
+                hook.update(search=self, trials=trials)
+            self._ended = self.elapsed
+            best_trials(self.trials, 1)  # or an error that says why there is none
+            return Selection.of(hook.select_final(search=self), self)
+
+    @property
+    def done(self) -> bool:
+        """Whether the search has ended; `stopped` says why."""
+        if not self.stopped:
+            if self.finished >= self.budget:
+                self.stopped = "budget spent"
+            elif self.max_cost is not None and self.cost >= self.max_cost:
+                self.stopped = "cost spent"
+            elif self.max_seconds is not None and self.elapsed >= self.max_seconds:
+                self.stopped = "time is up"
+            elif self.cache.exhausted(self):
+                self.stopped = "nothing new is proposed: every arch in reach has been scored"
+        return bool(self.stopped)
+
+    def seen(self, archs: Archs) -> npt.NDArray[np.bool_]:
+        """(n, d) -> (n,): which archs have been scored already."""
+        keys = self.space.keys(archs)
+        return np.fromiter((key in self.cache.numbers for key in keys), bool, len(keys))
+
+    def allows(self, archs: Archs) -> npt.NDArray[np.bool_]:
+        """(n, d) -> (n,): which archs lie in the region and keep to the limits, before a score.
+
+        Raises NasplugError if a limit is on what is known only of archs that were scored.
+        """
+        inside = self.region.contains(archs)
+        for constraint in self.constraints:
+            inside[inside] = constraint.allows(self.space, archs[inside])
+        return inside
+
+    def stop(self, reason: str) -> None:
+        """End the search after this round."""
+        self.stopped = reason
+
+    @property
+    def remaining(self) -> int:
+        """How many trials the budget still allows."""
+        return max(0, self.budget - self.finished)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of search, those before an interruption counted in."""
+        return time.perf_counter() - self._start if self._ended is None else self._ended
+
+    @elapsed.setter
+    def elapsed(self, seconds: float) -> None:
+        self._start = time.perf_counter() - seconds
+
+    def candidates(self, archs: npt.ArrayLike) -> Trials:
+        """Archs -> trials that wait to be scored; what they are told is recorded."""
+        archs = np.atleast_2d(np.asarray(archs))
+        trials = Trials(self.space, archs, self.maximize, len(self.trials), self.round)
+        trials.pruner, trials.on_tell = self.pruner, self.record
+        return trials
+
+    def record(self, trials: Trials, rows: npt.NDArray[np.intp]) -> None:
+        """Called by ``Trials.tell``: count, keep and journal what has just been scored."""
+        for constraint in self.constraints:
+            trials.feasible[rows] &= constraint.holds(trials, rows)
+        rows = rows[trials.numbers[rows] >= 0]
+        if not len(rows):
+            return
+        self.trials.write(trials, rows)
+        self.finished += len(rows)
+        if self.max_cost is not None:
+            if np.isnan(trials.costs[rows[trials.states[rows] == State.COMPLETE]]).any():
+                raise NasplugError(f"{self.problem.name} states no costs, so max_cost cannot apply")
+            self.cost += float(np.nansum(np.where(trials.repeats[rows], 0.0, trials.costs[rows])))
+        for listener in self.listeners:
+            listener(trials, rows)
+
+    def _candidates(self, proposal: Archs | Region) -> Trials | Region:
+        """What was proposed, checked: a method that leaves its region is an error."""
+        if isinstance(proposal, Space | Subspace):
+            return proposal
+        archs = np.asarray(proposal)
+        if archs.ndim != 2 or archs.shape[1] != self.space.d:
+            raise NasplugError(
+                f"{self.method_name}.propose must return (n, {self.space.d}) archs, "
+                f"got {type(proposal).__name__} of shape {archs.shape}"
+            )
+        if not (inside := self.region.contains(archs)).all():
+            outside = archs[~inside][0].tolist()
+            raise NasplugError(
+                f"{self.method_name}.propose left {self.region.describe()}: {outside}"
+            )
+        return self.candidates(archs.astype(self.space.dtype, copy=False))
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Whatever a plugin raises becomes an error that names the plugin and the hook."""
+        try:
+            yield
+        except NasplugError:
+            raise
+        except Exception as error:
+            where = "the search"
+            names = {id(plugin): name for name, plugin in self.pm.list_name_plugin()}
+            for frame, _ in traceback.walk_tb(error.__traceback__):
+                if name := names.get(id(frame.f_locals.get("self"))):
+                    name = self.method_name if name == "method" else name
+                    where = f"plugin {name!r}, in {frame.f_code.co_name}"
+            raise NasplugError(
+                f"{where}: {type(error).__name__}: {error} (in round {self.round}; "
+                "NASPLUG_TRACEBACK=1 shows the traceback)"
+            ) from error
+
+    # ---- going on where an interrupted search was
+
+    def state(self) -> dict[str, Any] | None:
+        """What a checkpoint holds after a round, as arrays and JSON values, beside the trials.
+
+        None if the method keeps none: then its search is replayed from the start.
+        """
+        of_method = getattr(self.method, "state", lambda: None)()
+        if of_method is None:
+            return None
+        return {
+            "round": self.round, "stopped": self.stopped, "unchanged": self.cache.unchanged,
+            "rng": self.rng.bit_generator.state, "method": of_method,
+        }  # fmt: skip
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned; the trials until then have been told."""
+        self.round, self.stopped = int(state["round"]), str(state["stopped"])
+        self.cache.unchanged = int(state["unchanged"])
+        self.rng.bit_generator.state = state["rng"]
+        self.method.load_state(state["method"])
+
+
+class _Defaults:
+    """What a method need not say."""
+
+    @hookimpl
+    def sample_space(self, search: Search) -> Region:
+        return search.region
+
+    @hookimpl
+    def propose(self, search: Search, subspace: Region) -> Archs:
+        raise NasplugError(f"{search.method_name} implements no propose")
+
+    @hookimpl
+    def select_final(self, search: Search) -> Archs:
+        return best_trials(search.trials, SELECTED)
+
+
+class _Cache:
+    """Answers repeated archs without scoring them again, and numbers the trials.
+
+    A repeat is no trial unless repeats count. Outermost but for the user's own wrappers.
+    """
+
+    def __init__(self, count: bool) -> None:
+        self.count = count
+        self.numbers: dict[Any, int] = {}  # key of an arch -> the trial that scored it
+        self.unchanged = 0  # repeats since the last new arch
+
+    @hookimpl(wrapper=True, tryfirst=True)
+    def evaluate(
+        self, search: Search, candidates: Trials | Region
+    ) -> Generator[None, Trials, Trials]:
+        if not isinstance(candidates, Trials):
+            return (yield)
+        repeats, sources = self._number(search, candidates)
+        candidates.states[repeats] = State.COMPLETE  # no longer waiting
+        trials = yield
+        if repeats:
+            rows = np.array(repeats)
+            candidates.copy(rows, search.trials, np.array(sources))
+            search.record(candidates, rows)
+        return trials
+
+    def _number(self, search: Search, candidates: Trials) -> tuple[list[int], list[int]]:
+        """Give the rows their numbers; returns the repeated rows and the trials they repeat."""
+        numbers, number, last = [], len(search.trials), len(search.trials) + search.remaining
+        repeats, sources = [], []
+        for row, key in enumerate(search.space.keys(candidates.archs)):
+            source = self.numbers.get(key)
+            if (source is None or self.count) and number == last:
+                candidates.truncate(row)
+                break
+            if source is None:
+                self.numbers[key] = number
+                self.unchanged = 0
+            else:
+                repeats.append(row)
+                sources.append(source)
+                self.unchanged += 1
+            if source is None or self.count:
+                numbers.append(number)
+                number += 1
+            else:
+                numbers.append(-1)
+        candidates.numbers = np.array(numbers, dtype=np.int64)
+        return repeats, sources
+
+    def exhausted(self, search: Search) -> bool:
+        if self.count:
+            return False
+        return self.unchanged >= PATIENCE or len(self.numbers) >= search.region.size

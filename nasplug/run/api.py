@@ -1,0 +1,284 @@
+"""The Python door: `search`, `resume`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from nasplug.errors import NasplugError
+from nasplug.kernel.method import Source
+from nasplug.kernel.problem import Problem
+from nasplug.kernel.problem import space as named
+from nasplug.kernel.registry import registry
+from nasplug.kernel.search import Search
+from nasplug.kernel.selection import Selection
+from nasplug.kernel.space import Space
+from nasplug.kernel.subspace import Region, Subspace, load
+from nasplug.kernel.tree import jsonable, map_leaves
+from nasplug.run import report as reports
+from nasplug.run.directory import RunDirectory, environment, free_directory
+from nasplug.run.progress import bar
+from nasplug.run.prune import median_pruner
+from nasplug.run.replay import Replay
+
+
+def search(
+    method: Any,
+    on: str | None = None,
+    *,
+    budget: int,
+    seed: int = 0,
+    space: Space | None = None,
+    evaluate: Callable[..., Any] | None = None,
+    data: Any = None,
+    direction: Literal["maximize", "minimize"] = "maximize",
+    evaluator: str | None = None,
+    reward: str | None = None,
+    report: str | None = None,
+    within: Region | Path | str | None = None,
+    repeats: Literal["free", "count"] = "free",
+    constraints: Sequence[str] = (),
+    max_cost: float | None = None,
+    max_seconds: float | None = None,
+    prune: bool = False,
+    out: Path | str | bool | None = None,
+    tracking: bool = True,
+    progress: bool | None = None,
+    plugins: Sequence[Any] = (),
+    **hyperparameters: Any,
+) -> Selection:
+    """Search for a good arch.
+
+    method: a name (``nasplug list methods``) or a method object of your own.
+    on: a problem, ``"nb201/cifar10"``; or else give `space` and
+    evaluate: a function of {decision: choice}, and of the trial if it takes one (a parameter named
+        ``trial``, or a second one without a default), that returns the value, or a mapping with
+        "value", "report", "cost" and further metrics. `direction` is about that value. Or
+    data: images to train on, a torch Dataset of (image, label) pairs or a pair of those for
+        training and validation; methods that train a supernet train it on them, the others
+        train archs one by one.
+    budget: trials; a repeated arch is answered from the cache, and costs one only if
+        ``repeats="count"``. `max_cost` and `max_seconds` end the search earlier, by the cost
+        that the benchmark states and by the clock.
+    within: a Subspace, or the run directory of a search that ended with one; that also says on
+        which problem or space, if nothing else does.
+    constraints: such as ``["flops<=300e6"]``; archs that break one are never selected.
+    prune: let the median of earlier trials stop hopeless ones, where `evaluate` reports steps.
+    out: the run directory; True for a new one under ``runs/``, as always if `tracking`. Without
+        either, nothing is written.
+    tracking: log to MLflow (``MLFLOW_TRACKING_URI``, else ``runs/mlflow.db``), from a process of
+        its own that follows the journal.
+    progress: a progress bar; by default if a person watches.
+    hyperparameters: the method's own (``nasplug show METHOD``).
+
+    Same seed, same trials. Raises NasplugError for whatever the user can mend.
+    """
+    options: dict[str, Any] = {
+        "budget": budget, "seed": seed, "repeats": repeats, "constraints": list(constraints),
+        "max_cost": max_cost, "max_seconds": max_seconds,
+    }  # fmt: skip
+    if on is None and space is None and isinstance(within, Path | str):
+        on, space = _searched(RunDirectory.open(within).run)
+    chosen, name = find_method(method, hyperparameters)
+    problem = Problem.of(
+        on, space=space, evaluate=evaluate, data=data, direction=direction, evaluator=evaluator,
+        reward=reward, report=report, seed=seed, scores_itself=hasattr(chosen, "evaluate"),
+    )  # fmt: skip
+    region = shrunk(problem.space, within) if isinstance(within, Path | str) else within
+    run = Search(problem, chosen, name, within=region, plugins=plugins, **options)
+    directory = None
+    if tracking or out:
+        directory = RunDirectory.create(
+            Path(out) if isinstance(out, Path | str) else free_directory(name, problem.name),
+            {
+                "method": name,
+                "hyperparameters": _written(getattr(chosen, "hyperparameters", hyperparameters)),
+                "problem": on,
+                "space": None if on else _space_written(problem.space),
+                "data": data is not None,
+                "direction": direction,
+                "evaluator": evaluator,
+                "reward": reward,
+                "report": report,
+                "scores": {
+                    "problem": run.problem.name,  # a supernet method may score in its own way
+                    "evaluator": run.problem.evaluator_name,
+                    "maximize": run.problem.maximize,
+                    "reward": run.problem.reward,
+                    "report": run.problem.report,
+                },
+                "within": isinstance(region, Subspace),
+                "prune": prune,
+                "tracking": tracking,
+                "options": jsonable(options, "options"),
+                "environment": environment(),
+            },
+        )
+        if isinstance(region, Subspace):
+            region.save(directory.path / "within.npz")
+    return _run(run, directory, prune, tracking, progress)
+
+
+def resume(
+    run_dir: Path | str,
+    *,
+    method: Any = None,
+    space: Space | None = None,
+    evaluate: Callable[..., Any] | None = None,
+    data: Any = None,
+    progress: bool | None = None,
+    plugins: Sequence[Any] = (),
+    **sources: Any,
+) -> Selection:
+    """Continue an interrupted search: the same trials as if it had never been interrupted.
+
+    What cannot be written down (a method object, `evaluate`, `data`, a Space subclass of your own,
+    and `sources` such as ``init=``) has to be given again. Resuming a finished run replays it and
+    returns its selection. NasplugError if another process searches it.
+    """
+    directory = RunDirectory.open(run_dir)
+    run = directory.run
+    if run["scores"]["evaluator"] == "function" and evaluate is None:
+        raise NasplugError(
+            f"{run_dir} scored archs with a function of yours: "
+            "nasplug.resume(run_dir, evaluate=function)"
+        )
+    if run["data"] and data is None:
+        raise NasplugError(
+            f"{run_dir} trained on data of yours: nasplug.resume(run_dir, data=data)"
+        )
+    if method is None:
+        cls = registry().get("method", run["method"])
+        for source in sources:
+            if not isinstance(cls.declared().get(source), Source):
+                raise NasplugError(f"{source} is no source of {run['method']}, and stays as it was")
+        chosen, name = find_method(run["method"], {**run["hyperparameters"], **sources})
+    else:
+        chosen, name = find_method(method, sources)
+    on, space = _searched(run, space)
+    problem = Problem.of(
+        on, space=space, evaluate=evaluate, data=data, direction=run["direction"],
+        evaluator=run["evaluator"], reward=run["reward"], report=run["report"],
+        seed=run["options"]["seed"], scores_itself=hasattr(chosen, "evaluate"),
+    )  # fmt: skip
+    region = load(problem.space, directory.path / "within.npz") if run["within"] else None
+    continued = Search(problem, chosen, name, within=region, plugins=plugins, **run["options"])
+    return _run(continued, directory, run["prune"], run["tracking"], progress)
+
+
+def _run(
+    search: Search,
+    directory: RunDirectory | None,
+    prune: bool,
+    tracking: bool,
+    progress: bool | None,
+) -> Selection:
+    """Run a search with its progress bar, its reports and its tracker."""
+    if prune:
+        search.pruner = median_pruner(search.trials)
+    if directory is None:
+        with bar(search, progress):
+            return search.run()
+    try:
+        directory.lock()
+        Replay(search, directory)
+        with status_kept(directory) as end:
+            if tracking:
+                registry().get("tracker", "mlflow")(directory.path)
+            with bar(search, progress):
+                selection = search.run()
+            reports.write(selection, directory.path)
+            end |= {"stopped": search.stopped, "seconds": search.elapsed}
+    finally:
+        directory.close()
+    return selection
+
+
+@contextmanager
+def status_kept(directory: RunDirectory) -> Iterator[dict[str, Any]]:
+    """Keep status.json, from which others learn whether the search goes on or how it ended; what
+    is put into the dict that this yields is said at its end."""
+    end: dict[str, Any] = {}
+    directory.set_status("running")
+    try:
+        yield end
+    except Exception as error:
+        directory.set_status("failed", f"{type(error).__name__}: {error}")
+        raise
+    except BaseException as error:  # Ctrl-C, SystemExit
+        directory.set_status("killed", type(error).__name__)
+        raise
+    directory.set_status("finished", **end)
+
+
+def find_method(method: Any, hyperparameters: Mapping[str, Any]) -> tuple[Any, str]:
+    """A method object and its name, from a name with hyperparameters or from the object itself."""
+    if isinstance(method, str):
+        cls = registry().get("method", method)
+        declared: Mapping[str, Any] = getattr(cls, "declared", dict)()
+        if taken := set(declared) & set(inspect.signature(search).parameters):
+            raise NasplugError(
+                f"{method}: hyperparameter {min(taken)!r} is an option of nasplug.search; "
+                "it needs another name"
+            )
+        return cls(**hyperparameters), method
+    if hyperparameters:
+        names = ", ".join(hyperparameters)
+        raise NasplugError(f"give {names} to the method object itself")
+    if isinstance(method, type):
+        raise NasplugError(f"give a method object, {method.__name__}(...), not its class")
+    return method, type(method).__name__
+
+
+def shrunk(space: Space, run_dir: Path | str) -> Subspace:
+    """The subspace that a run ended with; NasplugError if it ended with archs alone."""
+    file = RunDirectory.open(run_dir).path / "subspace.npz"
+    if not file.exists():
+        raise NasplugError(
+            f"{run_dir} did not end with a space: "
+            "it ended with archs, not with a subspace to search within"
+        )
+    return load(space, file)
+
+
+def _space_written(space: Space) -> dict[str, Any]:
+    """A space for run.json: a plain one by its decisions, others by name."""
+    plain = type(space) is Space
+    return {"name": space.name, "decisions": _written(space.decisions) if plain else None}
+
+
+def _searched(
+    run: Mapping[str, Any], given: Space | None = None
+) -> tuple[str | None, Space | None]:
+    """What run.json was on: the name of a problem, or a space, which may be given again.
+
+    Raises NasplugError if the space is of a class that nobody has registered.
+    """
+    if run["problem"]:
+        return run["problem"], None
+    written = run["space"]
+    if given is not None:
+        return None, given
+    if written["decisions"]:
+        return None, Space(written["decisions"], written["name"])
+    try:
+        return None, named(written["name"])
+    except NasplugError:
+        raise NasplugError(
+            f"{written['name']} is a space of yours, which has to be given again: space=..."
+        ) from None
+
+
+def _written(tree: Any) -> Any:
+    """Hyperparameters and choices for run.json: what JSON cannot hold by its text."""
+
+    def text(leaf: Any) -> Any:
+        try:
+            return jsonable(leaf, "")
+        except NasplugError:
+            return str(leaf)
+
+    return map_leaves(text, tree)

@@ -1,0 +1,203 @@
+"""What a search leaves for people: selection.json, trials.csv, subspace.npz and the pictures."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nasplug.analysis.pictures import draw_picture
+from nasplug.errors import NasplugError
+from nasplug.kernel.selection import Selection
+from nasplug.kernel.trial import State, Trial
+from nasplug.run.directory import write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RANKED = 100  # archs of a selection that selection.json spells out
+DOTS = 5_000  # trials that the curve draws one by one; of more, a random sample, on a log scale
+BLUE, ORANGE, GRAY, RED = "#2f6db5", "#d9822b", "#9aa3ad", "#c0392b"
+
+
+def write(selection: Selection, path: Path) -> None:
+    """All of it, into the run directory. Pictures need matplotlib, and are left out without."""
+    write_json(path / "selection.json", summary(selection))
+    _write_trials(selection, path / "trials.csv")
+    if selection.subspace is not None:
+        selection.subspace.save(path / "subspace.npz")
+    for name, write_file in selection.files.items():
+        write_file(path / name)
+    draw_picture(path / "curve.png", lambda figure: draw_curve(selection, figure))
+    if draw := getattr(selection.search.space, "draw", None):
+        draw_picture(path / "cell.png", lambda figure: _draw_best(selection, draw, figure))
+    for name, draw_figure in selection.pictures.items():
+        draw_picture(path / name, draw_figure)
+
+
+def summary(selection: Selection, n: int = RANKED) -> dict[str, Any]:
+    """selection.json: the summary, the selected archs best first, and what is known of each."""
+    problem, subspace = selection.search.problem, selection.subspace
+    return {
+        **selection.to_dict(),
+        "reward": problem.reward,
+        "report": problem.report,
+        "stopped": selection.search.stopped,
+        "subspace": subspace.describe() if subspace is not None else None,
+        "archs": [selection.search.space.to_str(arch) for arch in selection.archs[:n]],
+        "ranked": [_described(trial) for trial in selection.ranked(n)],
+    }
+
+
+def table(selection: Selection, n: int = 5) -> list[dict[str, Any]]:
+    """The best archs as rows of numbers for people: rank, trial, arch, value, report and, where
+    the benchmark or the space knows them, params and flops. The reward and the report metric
+    go by their own names."""
+    search = selection.search
+    reward, report = search.problem.reward, search.problem.report
+    rows = []
+    for rank, trial in enumerate(selection.ranked(n), start=1):
+        row: dict[str, Any] = {
+            "rank": rank,
+            "trial": trial.number if trial.number >= 0 else None,
+            reward: _number(trial.value),
+            report: _number(trial.report_value),
+        }
+        for name in ("params", "flops"):
+            row[name] = _number(trial.metrics.get(name, math.nan)) or _size(trial, name)
+        rows.append({**row, "arch": str(trial)})
+    return rows
+
+
+def draw_curve(selection: Selection, figure: Figure) -> None:
+    """The anytime curve: every trial, the best so far, and what the best so far reports."""
+    ax = figure.add_subplot()
+    search, trials = selection.search, selection.search.trials
+    x = np.arange(1, len(trials) + 1)
+    values = np.where(trials.states == State.FAILED, np.nan, trials.values)
+    incumbent = _incumbents(trials.scores)
+    known = incumbent >= 0
+    best = trials.values[incumbent]
+    reward, report = search.problem.reward, search.problem.report
+
+    shown = np.flatnonzero(np.isfinite(values))
+    if len(shown) > DOTS:
+        shown = np.random.default_rng(0).choice(shown, DOTS, replace=False)
+    size = float(np.clip(4000 / max(1, len(shown)), 3, 20))
+    ax.scatter(x[shown], values[shown], s=size, color=GRAY, alpha=0.6, linewidths=0, label="trial")
+    lines = [*ax.step(x[known], best[known], where="post", color=BLUE, lw=2, label="best so far")]
+    ax.set(xlabel="trials", ylabel=reward, xlim=(0, len(trials) + 1))
+    if len(trials) > DOTS:
+        ax.set(xscale="log", xlim=(1, len(trials)))
+    ax.set_ylim(_limits(values, best[known], search.maximize))
+    failed = x[trials.states == State.FAILED]
+    if len(failed):
+        lines += ax.plot(
+            failed, np.full(len(failed), 0.02), "x", color=RED, ms=5, clip_on=False,
+            transform=ax.get_xaxis_transform(), label=f"failed ({len(failed)})",
+        )  # fmt: skip
+    reports = trials.reports[incumbent]
+    if report != reward and np.isfinite(reports[known]).any():
+        right = ax.twinx()
+        lines += right.step(
+            x[known], reports[known], where="post", color=ORANGE, lw=1.5, ls=(0, (4, 2)),
+            label=f"{report} of the best so far",
+        )  # fmt: skip
+        right.set_ylim(_limits(trials.reports, reports[known], search.maximize))
+        right.set_ylabel(report, color=ORANGE)
+        right.tick_params(axis="y", colors=ORANGE)
+        right.spines[["top", "left"]].set_visible(False)
+    ax.spines["top"].set_visible(False)
+    ax.spines["right"].set_visible(False)
+    ax.grid(alpha=0.2)
+    ax.set_axisbelow(True)
+    final = f", best {best[-1]:.4g}" if known.any() else ""
+    ax.set_title(f"{search.method_name} on {search.problem.name}{final}", loc="left", weight="bold")
+    handles = [ax.collections[0], *lines]
+    ax.legend(
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=4, frameon=False
+    )
+
+
+def _draw_best(selection: Selection, draw: Callable[..., None], figure: Figure) -> None:
+    figure.set_size_inches(6, 4)
+    best, ax = selection.best, figure.add_subplot()
+    draw(best.arch, ax)
+    row = table(selection, 1)[0]
+    words = [f"{name} {row[name]:.4g}" for name in list(row)[2:4] if row[name] is not None]
+    if row["params"]:
+        words.append(f"{row['params'] / 1e6:.2f} M parameters")
+    where = f"{selection.search.method_name} on {selection.search.problem.name}"
+    ax.set_title("\n".join([where, ", ".join(words)]), fontsize=10)
+
+
+def _incumbents(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+    """(n,) the trial that was best at each moment; -1 before the first good one."""
+    if not len(scores):
+        return np.empty(0, dtype=np.intp)
+    best = np.maximum.accumulate(scores)
+    better = np.append(np.isfinite(best[:1]), best[1:] > best[:-1])
+    return np.maximum.accumulate(np.where(better, np.arange(len(scores)), -1))
+
+
+def _limits(
+    values: npt.NDArray[np.float64], best: npt.NDArray[np.float64], maximize: bool
+) -> tuple[float, float]:
+    """A range that shows the curve's climb; the worst trials may fall outside of it."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return 0.0, 1.0
+    sign = 1 if maximize else -1
+    top = (sign * finite).max()
+    bottom = min(np.quantile(sign * finite, 0.25), (sign * best).min() if len(best) else top)
+    # A first trial far below everything would flatten all that comes after it.
+    bottom = max(bottom, top - 6 * (top - np.quantile(sign * finite, 0.5)))
+    margin = 0.06 * (top - bottom) or 0.05 * abs(top) or 1.0
+    low, high = sorted((sign * (bottom - margin), sign * (top + margin)))
+    return float(low), float(high)
+
+
+def _write_trials(selection: Selection, file: Path) -> None:
+    """All trials, a row each; unknown numbers are empty cells."""
+    trials = selection.search.trials
+    columns = trials.to_dict()
+    columns["repeat"] = trials.repeats.tolist()
+    columns["feasible"] = trials.feasible.tolist()
+    columns["error"] = [trials.notes.get(i, {}).get("error", "") for i in range(len(trials))]
+    with file.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(columns)
+        for row in zip(*columns.values(), strict=True):
+            writer.writerow(["" if cell != cell else cell for cell in row])
+
+
+def _described(trial: Trial) -> dict[str, Any]:
+    return {
+        "arch": str(trial),
+        "trial": trial.number if trial.number >= 0 else None,
+        "value": _number(trial.value),
+        "report": _number(trial.report_value),
+        "cost": _number(trial.cost),
+        "metrics": {name: _number(x) for name, x in trial.metrics.items()},
+        "params": {name: _plain(choice) for name, choice in trial.params.items()},
+    }
+
+
+def _plain(choice: Any) -> Any:
+    return choice if isinstance(choice, str | int | float | bool | None) else str(choice)
+
+
+def _number(x: float) -> float | None:
+    return float(x) if math.isfinite(x) else None
+
+
+def _size(trial: Trial, name: str) -> float | None:
+    try:
+        return float(getattr(trial.space, name)(trial.arch[None])[0])
+    except NasplugError:
+        return None

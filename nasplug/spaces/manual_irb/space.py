@@ -1,0 +1,91 @@
+"""The hand-made space of mobile networks: an inverted residual, or nothing, in each layer.
+
+Cai, Zhu and Han, ICLR 2019; the space that learned ones are compared with.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nasplug.errors import unknown
+from nasplug.kernel.space import Archs
+from nasplug.kernel.subspace import Layered
+from nasplug.spaces.cost import Cost, inverted_residual
+from nasplug.spaces.skeleton.space import SkeletonSpace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+KERNELS = (3, 5, 7)
+EXPANSIONS = (3, 6)
+VARIANTS = tuple((kernel, expansion) for expansion in EXPANSIONS for kernel in KERNELS)
+BLOCKS = ("zero", *(f"k{kernel}e{expansion}" for kernel, expansion in VARIANTS))
+
+
+class ManualIRB(SkeletonSpace):
+    """Inverted residuals of kernel 3, 5, 7 and expansion 3, 6, or no layer where none is needed.
+
+    >>> space = ManualIRB("digits")
+    >>> space.to_str([1, 0, 2, 3, 4, 6])
+    'k3e3-zero-k5e3-k7e3-k3e6-k7e6'
+    """
+
+    base = "manual-irb"
+    layer_network = "nasplug.spaces.manual_irb.network"
+
+    def find_decisions(self) -> dict[str, tuple[str, ...]]:
+        return {f"layer{i}": BLOCKS for i in range(len(self.layers))}
+
+    def is_valid(self, archs: Archs) -> npt.NDArray[np.bool_]:
+        """Where the shape changes there is a layer."""
+        needed = np.array([not layer.residual for layer in self.layers])
+        return np.all(np.asarray(archs)[:, needed] > 0, axis=1)
+
+    def layer_costs(self, archs: Archs) -> Cost:
+        return self._tables[np.arange(len(self.layers)), archs].transpose(2, 1, 0)
+
+    @cached_property
+    def _tables(self) -> Cost:
+        """(L, 7, 2): what each block costs in each layer."""
+        blocks = [
+            [inverted_residual(x.c_in, x.c_out, k, e, x.stride, x.side) for k, e in VARIANTS]
+            for x in self.layers
+        ]
+        return np.array([[np.zeros(2, np.int64), *row] for row in blocks])
+
+    def layered(self) -> Layered:
+        return Layered(
+            self,
+            [np.arange(not layer.residual, len(BLOCKS))[:, None] for layer in self.layers],
+        )
+
+    def layer_str(self, choice: npt.ArrayLike) -> str:
+        return BLOCKS[int(np.asarray(choice)[0])]
+
+    def layer_from_str(self, text: str) -> Archs:
+        if text not in BLOCKS:
+            raise unknown("block of manual-irb", text, BLOCKS)
+        return np.array([BLOCKS.index(text)])
+
+    def draw(self, arch: npt.ArrayLike, ax: Axes) -> None:
+        """A bar per layer, as high as its expansion and colored by its kernel."""
+        colors = ("#4c9f70", "#2f6db5", "#d9822b")
+        for i, op in enumerate(np.asarray(arch).tolist()):
+            if op:
+                kernel, expansion = VARIANTS[op - 1]
+                ax.bar(i, expansion, 0.8, color=colors[KERNELS.index(kernel)])
+                ax.text(i, 0.2, str(kernel), ha="center", color="white", weight="bold")
+            else:
+                ax.plot([i - 0.4, i + 0.4], [0, 0], color="#9aa3ad", lw=2)
+        starts = [i for i, layer in enumerate(self.layers) if layer.stride > 1]
+        for i in starts:
+            ax.axvline(i - 0.5, color="#9aa3ad", ls=":", lw=1)
+        ax.set(xlabel="layer (dotted: the resolution halves)", ylabel="expansion", ylim=(0, 6.5))
+        ax.spines[["top", "right"]].set_visible(False)
+        handles: list[Any] = [ax.bar(0, 0, color=color) for color in colors]
+        names = [f"{k}x{k}" for k in KERNELS]
+        ax.legend(handles, names, ncols=3, frameon=False, loc="upper center")

@@ -1,0 +1,146 @@
+"""The network of NAS-Bench-201 around a cell (Dong and Yang, ICLR 2020, section 2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nasplug.kernel.space import Archs, Space
+from nasplug.kernel.subspace import Mask, Region
+from nasplug.nn.convolution import AvgPool, Pointwise, convolution
+from nasplug.nn.mixed import Bools, MixedOp, Op, Shared, Zero, check_partial, forget
+from nasplug.nn.supernet import Floats, Supernet, one_choice_costs
+from nasplug.spaces.nb201.space import CONV_1X1, CONV_3X3, NB201, NONE, OPS, SKIP
+
+Edge = Callable[[int, int], nn.Module]  # (what is on the edge, channels) -> its module
+
+
+class ReLUConvBN(Op):
+    """ReLU, a bias-free convolution, batch norm: (b, c_in, h, w) -> (b, c_out, h/s, w/s)."""
+
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int, stride: int = 1, affine: bool = True
+    ) -> None:
+        super().__init__(
+            Shared(nn.ReLU()),
+            convolution(c_in, c_out, kernel, stride),
+            nn.BatchNorm2d(c_out, affine=affine),
+        )
+
+
+def operation(op: int, c: int, affine: bool = True) -> nn.Module:
+    """The operation of an edge, in the order of `OPS`, at c channels."""
+    if op == NONE:
+        return Zero()
+    if op == SKIP:
+        return nn.Identity()
+    if op in (CONV_1X1, CONV_3X3):
+        return ReLUConvBN(c, c, kernel=1 if op == CONV_1X1 else 3, affine=affine)
+    return Shared(AvgPool())
+
+
+class Cell(nn.Module):
+    """Node i is the sum over j < i of operation (i, j) applied to node j; node 3 is the output."""
+
+    def __init__(self, arch: Sequence[int], c: int, edge: Edge = operation) -> None:
+        super().__init__()
+        self.ops = nn.ModuleList(edge(op, c) for op in arch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ops = iter(self.ops)
+        nodes = [x]
+        for _ in range(3):
+            nodes.append(reduce(torch.add, [next(ops)(node) for node in nodes]))
+        forget(nodes)
+        return nodes[-1]
+
+
+class Reduction(nn.Module):
+    """A residual block of half the resolution and twice the channels."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            ReLUConvBN(c, 2 * c, kernel=3, stride=2), ReLUConvBN(2 * c, 2 * c, kernel=3)
+        )
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2), Pointwise(c, 2 * c))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x) + self.body(x)
+
+
+class Network(nn.Sequential):
+    """Stem, N cells, reduction, N cells, reduction, N cells, classifier.
+
+    (b, channels, h, w) images, h and w multiples of 4 -> (b, classes) logits.
+    """
+
+    def __init__(self, space: NB201, arch: Sequence[int], edge: Edge = operation) -> None:
+        C, N = space.sizes["C"], space.sizes["N"]
+        super().__init__(
+            nn.Sequential(
+                nn.Conv2d(space.sizes["channels"], C, 3, padding=1, bias=False), nn.BatchNorm2d(C)
+            ),
+            *(Cell(arch, C, edge) for _ in range(N)),
+            Reduction(C),
+            *(Cell(arch, 2 * C, edge) for _ in range(N)),
+            Reduction(2 * C),
+            *(Cell(arch, 4 * C, edge) for _ in range(N)),
+            nn.BatchNorm2d(4 * C),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(4 * C, space.sizes["classes"]),
+        )
+
+
+def build(space: NB201, arch: Archs) -> Network:
+    """The official network of one arch."""
+    return Network(space, arch.tolist())
+
+
+def supernet(space: NB201, region: Region, partial: int) -> NB201Supernet:
+    return NB201Supernet(space, partial)
+
+
+class NB201Supernet(Supernet):
+    """The network with all five operations on each of the six edges, shared by all cells.
+
+    Batch norms of the operations are not affine and use the statistics of the batch.
+    """
+
+    space: NB201
+
+    def __init__(self, space: NB201, partial: int = 1) -> None:
+        check_partial(space.sizes["C"], partial)
+
+        def edge(decision: int, c: int) -> nn.Module:
+            candidates = [operation(op, c // partial, affine=False) for op in range(len(OPS))]
+            return MixedOp(candidates, decision, partial)
+
+        choices = dict.fromkeys(space.names, OPS)
+        costs, fixed = one_choice_costs(space, np.zeros(space.d, np.int64))
+        super().__init__(space, Network(space, range(space.d), edge), choices, costs, fixed)
+
+    def chosen(self, archs: Archs) -> Bools:
+        return np.asarray(archs)[..., None] == np.arange(len(OPS))
+
+    def select(self, scores: Floats, region: Region | None = None) -> Archs:
+        return scores.argmax(-1).astype(self.space.dtype)
+
+    def incoming(self) -> list[list[int]]:
+        return [[0], [1, 2], [3, 4, 5]]
+
+    def region(self, mask: Bools) -> Mask:
+        return Mask(self.space, mask)
+
+    def allowed(self, region: Region) -> Bools:
+        if isinstance(region, Space):
+            return self.exists
+        if isinstance(region, Mask):
+            return region.allowed
+        raise self.refuse(region)

@@ -1,0 +1,100 @@
+"""Sized: a space whose networks have a size, and that speaks of networks of that size."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy.typing as npt
+
+from nasplug.errors import NasplugError, unknown
+from nasplug.kernel.space import Space
+from nasplug.spaces.cost import Costed
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Sized(Costed):
+    """Input shape, classes, width and depth are its own: `params`, `flops`, `build` and
+    `supernet` are all about the networks of its `sizes`.
+
+    presets: {data: {size: number}}: what suits a data set, where that is not what "" has. Other
+    sizes are part of the name, as in ``nb201:C=8,N=1``:
+
+    >>> space = NB201("digits", C=16)
+    >>> space.name, space.sizes["N"], space.sized(N=1).name
+    ('nb201:C=16', 3, 'nb201:C=16,N=1')
+
+    network: the module of its networks, imported when one is built. It has ``build(space, arch)``
+    and ``supernet(space, region, partial)``.
+    """
+
+    base: ClassVar[str]
+    presets: ClassVar[Mapping[str, Mapping[str, int]]]
+    network: ClassVar[str]
+
+    def __init__(self, data: str = "", **options: int) -> None:
+        preset = self.preset(data)
+        for option, value in options.items():
+            if option not in preset:
+                raise unknown(f"option of {self.base}", option, preset)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise NasplugError(f"{option} of {self.base} is a number above 0, got {value!r}")
+        self.data, self.options = data, dict(options)
+        self.sizes = {**preset, **options}
+        self.check_sizes()
+        other = {name: value for name, value in options.items() if value != preset[name]}
+        sizes = ",".join(f"{name}={value}" for name, value in sorted(other.items()))
+        Space.__init__(self, self.find_decisions(), self.base + (f":{sizes}" if sizes else ""))
+
+    @classmethod
+    def preset(cls, data: str) -> dict[str, int]:
+        """The sizes that suit a data set."""
+        return {**cls.presets[""], **cls.presets.get(data, {})}
+
+    @abstractmethod
+    def find_decisions(self) -> Mapping[str, Any]:
+        """The decisions of the space at its `sizes`."""
+
+    def check_sizes(self) -> None:
+        """NasplugError if there is no network of the `sizes`."""
+
+    def for_data(self, data: str) -> Self:
+        """The same space with networks of the size that suits a data set; options stay."""
+        return type(self)(data, **self.options)
+
+    def sized(self, **sizes: int) -> Self:
+        """The same space with networks of other `sizes`."""
+        return type(self)(self.data, **{**self.options, **sizes})
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image that the networks take: channels, height and width."""
+        return self.sizes["channels"], self.sizes["resolution"], self.sizes["resolution"]
+
+    def build(self, arch: npt.ArrayLike) -> torch.nn.Module:
+        """One arch -> its network, freshly initialised: (b, *shape) images -> (b, classes)."""
+        model: torch.nn.Module = import_module(self.network).build(self, self.arch(arch))
+        return model
+
+    def supernet(self, region: Any = None, partial: int = 1) -> torch.nn.Module:
+        """All archs of a region (by default of the space) in one network, a `nasplug.nn.Supernet`.
+
+        partial: operations see 1/partial of the channels, where their shape allows it.
+        """
+        region = self if region is None else region
+        net: torch.nn.Module = import_module(self.network).supernet(self, region, partial)
+        return net
+
+
+def multiple_of_four(space: Sized) -> None:
+    """NasplugError unless images can be halved twice."""
+    side = space.sizes["resolution"]
+    if side % 4 or side < 8:
+        raise NasplugError(
+            f"images of {side}x{side} do not fit: networks of {space.base} halve them twice, so "
+            "their sides must be multiples of 4, at least 8; resize or pad them"
+        )

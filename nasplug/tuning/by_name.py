@@ -1,0 +1,61 @@
+"""Optuna's samplers and pruners by name."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from typing import Any
+
+import optuna
+
+from nasplug.errors import NasplugError, unknown
+
+# GridSampler refuses trials that were enqueued (brute force does the same without a list), and
+# what PartialFixedSampler does, fixed hyperparameters do.
+LEFT_OUT = ("GridSampler", "PartialFixedSampler")
+
+
+def sampler(text: str, **defaults: Any) -> optuna.samplers.BaseSampler:
+    """Such as ``tpe`` or ``tpe(multivariate=True)``; `defaults` where it knows them."""
+    made: optuna.samplers.BaseSampler = _make(optuna.samplers, "Sampler", text, defaults)
+    return made
+
+
+def pruner(text: str, **defaults: Any) -> optuna.pruners.BasePruner:
+    """Such as ``median`` or ``percentile(percentile=25)``; `defaults` where it knows them."""
+    made: optuna.pruners.BasePruner = _make(optuna.pruners, "Pruner", text, defaults)
+    return made
+
+
+def _make(module: Any, kind: str, text: str, defaults: dict[str, Any]) -> Any:
+    name, options = _parse(text, kind.lower())
+    classes = {
+        word.removesuffix(kind).lower(): getattr(module, word)
+        for word in module.__all__
+        if word.endswith(kind) and word not in LEFT_OUT
+        if not inspect.isabstract(getattr(module, word))
+    }
+    if name.lower() not in classes:
+        raise unknown(kind.lower(), name, classes)
+    cls = classes[name.lower()]
+    known = inspect.signature(cls).parameters
+    try:
+        return cls(**{key: value for key, value in defaults.items() if key in known} | options)
+    except (TypeError, ValueError) as error:
+        raise NasplugError(
+            f"{kind.lower()} {text!r}: {error}; options are given as {name}(option=value), and "
+            f"Optuna's {cls.__name__} takes {', '.join(known)}"
+        ) from None
+
+
+def _parse(text: str, kind: str) -> tuple[str, dict[str, Any]]:
+    """``name(option=1, other='x')`` -> the name and the options, which are literals."""
+    try:
+        match ast.parse(text, mode="eval").body:
+            case ast.Name(id=name):
+                return name, {}
+            case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords):
+                return name, {str(k.arg): ast.literal_eval(k.value) for k in keywords}
+    except (SyntaxError, ValueError):
+        pass
+    raise NasplugError(f"a {kind} is a name such as tpe or nop, or name(option=1); got {text!r}")
