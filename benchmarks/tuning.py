@@ -18,12 +18,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import optuna
+import psutil
 
 import nasplug
 from nasplug import tracking
 from nasplug.kernel.registry import registry
 
-CLOCK = os.sysconf("SC_CLK_TCK")
 SPACE = nasplug.Space({f"d{i}": range(8) for i in range(8)}, name="toy")
 FRESH = 10_000  # the first of the seeds that no study has used
 
@@ -47,12 +47,7 @@ def loop(folder: Path) -> tuple[float, float]:
 
 def children_cpu() -> dict[int, float]:
     """CPU seconds of this process's children."""
-    listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    found = {}
-    for pid in listed:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        found[int(pid)] = (int(fields[11]) + int(fields[12])) / CLOCK
-    return found
+    return {child.pid: sum(child.cpu_times()[:2]) for child in psutil.Process().children()}
 
 
 def overhead(home: Path) -> dict[str, float]:

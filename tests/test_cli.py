@@ -9,12 +9,13 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nasplug.cli import main
+from nasplug.cli import COMMANDS, main
 
 COMMAND = [sys.executable, "-c", "from nasplug.cli import main; main()"]
 TOY = "nb201/toy"
@@ -131,8 +132,12 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_help_names_every_command(nasplug: Callable[..., Answer]) -> None:
     text = nasplug("--help").out
-    for name in ("plugins", "list", "show", "doctor", "run", "resume", "sync", "ui"):
+    for name, (target, doc) in COMMANDS.items():
         assert f"\n  {name} " in text
+        module, _, function = target.partition(":")
+        command = getattr(import_module(f"nasplug.cli.{module}"), function)
+        words = doc.split()[:3]
+        assert command.help.split()[: len(words)] == words, "the line says what the command does"
 
 
 def test_lists(nasplug: Callable[..., Answer]) -> None:
@@ -166,12 +171,12 @@ def test_light_commands_import_nothing_heavy(here: Path) -> None:
     script = """
         import sys
         from nasplug.cli import main
-        for line in ("list methods", "list problems", "show random", "plugins", "show dsm",
+        for line in ("--help", "list methods", "list spaces", "show random", "plugins",
                      "run random --on nb201/toy --budget 5 --no-track"):
             try:
                 main(line.split())
-            except SystemExit:
-                pass
+            except SystemExit as end:
+                assert end.code == 0, line
             pictures = set() if line.startswith("run") else {"matplotlib"}
             heavy = {"torch", "mlflow", "pandas", "sklearn", *pictures} & set(sys.modules)
             assert not heavy, (line, heavy)
@@ -333,6 +338,10 @@ BAD = {
     "show dsn": "unknown method 'dsn'",
     "resume nowhere": "nowhere is not a run directory",
     "sync nowhere": "nowhere is not a run directory",
+    "run random --on nb201:D=3/toy": "unknown option of nb201 'D'",
+    "run random --on nb201:C=0/toy": "C of nb201 is a number above 0, got 0",
+    "run random --on nb201:C=4/toy": "unknown problem 'nb201:C=4/toy'",
+    "ui --port 70000": "70000 is not in the range",
 }
 
 
@@ -478,7 +487,7 @@ def test_a_broken_plugin_leaves_the_others_working(
     found = {one["name"]: one for one in process("plugins", "--json", PYTHONPATH=plugins).json}
     assert found["broken_plugin"]["error"] == "ImportError: no such thing"
     assert found["hill_plugin"]["provides"] == ["hill", "slow"]
-    assert "random" in found["baselines"]["provides"]
+    assert "random" in found["nasplug-baselines"]["provides"]
     assert "no such thing" in process("plugins", PYTHONPATH=plugins).out
     answer = process("run", "brokn", "--on", TOY, PYTHONPATH=plugins)
     assert answer.code == 2

@@ -13,8 +13,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
-from nasplug import doctor
+from nasplug.cli import doctor
 from nasplug.cli.doctor import Check, checksums, examine
 from nasplug.kernel.registry import Plugin, registry
 
@@ -146,7 +147,7 @@ def test_no_method_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_requirements(requirement: str, wrong: str) -> None:
-    found = doctor._unmet(requirement)
+    found = doctor._unmet(Requirement(requirement))
     assert wrong in found
     assert bool(found) == bool(wrong)
 
@@ -154,8 +155,6 @@ def test_requirements(requirement: str, wrong: str) -> None:
 def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "available_memory", lambda: 5 * doctor.MB)
     assert failures() == ["memory"]
-    monkeypatch.setattr(doctor, "available_memory", lambda: None)
-    assert failures() == []
 
 
 def test_runs_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
 from nasplug.nn.bilevel import MOMENTUM, WEIGHT_DECAY, BiLevel, Mixture  # noqa: E402
-from nasplug.nn.data import Lazy, Stream, digits, of  # noqa: E402
+from nasplug.nn.data import OnDisk, Stream, digits, load  # noqa: E402
 from nasplug.nn.mixed import MixedOp, mix  # noqa: E402
 
 
@@ -152,7 +152,7 @@ class Squares(torch.utils.data.Dataset):
 
 
 def test_a_dataset_of_the_users_own(monkeypatch):
-    data = of(Squares(), seed=1)
+    data = load(Squares(), seed=1)
     assert (data.in_channels, data.resolution, data.num_classes) == (3, 8, 4)
     assert len(data.train[1]) == len(data.val[1]) == 20
     seen = torch.cat([data.train[0], data.val[0]])[:, 0, 0, 0]
@@ -160,14 +160,14 @@ def test_a_dataset_of_the_users_own(monkeypatch):
     assert (seen % 4 == torch.cat([data.train[1], data.val[1]])).all()
     assert abs(float(data.normalise(data.train[0]).mean())) < 1e-5
     monkeypatch.setattr("nasplug.nn.data.IN_MEMORY", 0)
-    lazy = of(Squares(), seed=1)
-    assert isinstance(lazy.train[0], Lazy)
+    lazy = load(Squares(), seed=1)
+    assert isinstance(lazy.train[0], OnDisk)
     for n in (0, 1, 7):
         for a, b in zip(
             Stream(lazy, lazy.train, 6, 0)[n], Stream(data, data.train, 6, 0)[n], strict=True
         ):
             torch.testing.assert_close(a, b)
     with pytest.raises(NasplugError, match="channels, height, width"):
-        of([(np.zeros((8, 8)), 0)] * 4)
+        load([(np.zeros((8, 8)), 0)] * 4)
     with pytest.raises(NasplugError, match="class label, a whole number"):
-        of([(np.zeros((1, 8, 8)), -1)] * 4)
+        load([(np.zeros((1, 8, 8)), -1)] * 4)

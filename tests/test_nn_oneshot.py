@@ -1,5 +1,6 @@
 """Searches by supernet, end to end: resumed to the last bit, better than random, table unread."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import nasplug
+from nasplug import Mask, NasplugError
 from nasplug.run.directory import RunDirectory
 
 pytest.importorskip("torch")
@@ -22,19 +24,13 @@ pytest.importorskip("nasplug_ostr")
 import torch
 from torch.utils.data import TensorDataset
 
-from nasplug.nn.data import digits
-from nasplug.nn.training import initialise, train
+from nasplug.nn import initialise, load, mixed_ops, train
 
+ON = {"on": "nb201:C=2,N=1/digits", "budget": 8, "seed": 3, "tracking": False, "batch": 128}
 SEARCH = """
-import sys, nasplug
-name, out, options = sys.argv[1], sys.argv[2], dict(a.split("=") for a in sys.argv[3:])
-nasplug.search(name, on="nb201/digits", budget=8, seed=3, out=out, tracking=False,
-               C="2", layers="1", batch="128", **options)
+import json, sys, nasplug
+nasplug.search(sys.argv[1], out=sys.argv[2], **json.loads(sys.argv[3]))
 """
-
-
-def command(name, out, options):
-    return [sys.executable, "-c", SEARCH, name, str(out), *options]
 
 
 def scored(out):
@@ -56,11 +52,13 @@ def leaves(tree, path=""):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("ddsas", ["M=4", "mode=shrink", "period=3"]), ("gdas", [])],
+    [("ddsas", {"M": 4, "mode": "shrink", "period": 3}), ("gdas", {})],
 )
 def test_killed_and_resumed_is_never_killed(tmp_path, name, options):
-    subprocess.run(command(name, tmp_path / "whole", options), check=True)
-    process = subprocess.Popen(command(name, tmp_path / "killed", options))
+    nasplug.search(name, out=tmp_path / "whole", **ON, **options)
+    settings = json.dumps(ON | options)
+    command = [sys.executable, "-c", SEARCH, name, str(tmp_path / "killed"), settings]
+    process = subprocess.Popen(command)
     try:
         while scored(tmp_path / "killed") < 3 and process.poll() is None:
             time.sleep(0.02)
@@ -76,7 +74,7 @@ def test_killed_and_resumed_is_never_killed(tmp_path, name, options):
     assert states[0].keys() == states[1].keys()
     for key, value in states[0].items():
         np.testing.assert_array_equal(value, states[1][key], err_msg=key)
-    whole = [row["value"] for row in RunDirectory(tmp_path / "whole").rows()]
+    whole = [row.value for row in RunDirectory(tmp_path / "whole").journal.read()]
     assert resumed.search.trials.values.tolist() == whole
     assert scored(tmp_path / "killed") == 8
 
@@ -90,61 +88,187 @@ class Interrupt:
             raise KeyboardInterrupt
 
 
-def test_a_dataset_of_ones_own_and_resumed_with_it(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(96, 3, 8, 8, generator=generator)
-    mine = TensorDataset(images, torch.randint(3, (96,), generator=generator))
-    options = {"space": nasplug.space("nb201"), "budget": 4, "tracking": False}
-    options |= {"C": 2, "layers": 1, "batch": 16, "M": 2}
-    whole = nasplug.search("ddsas", data=mine, **options)
-    assert whole.best.build(num_classes=3)(images[:2]).shape == (2, 3)
+def own(n=96, shape=(3, 8, 8), classes=3, seed=0):
+    """A data set of one's own: noise, with labels that say nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(n, *shape, generator=generator)
+    return TensorDataset(images, torch.randint(classes, (n,), generator=generator))
+
+
+SPACE = nasplug.space("nb201:C=2,N=1")
+METHODS = {"ddsas": {"batch": 16, "M": 2}, "random": {}}  # by a supernet, and one by one
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def search(name, data, budget=2, space=SPACE, **options):
+    settings = {**METHODS[name], **options}
+    return nasplug.search(name, space=space, data=data, budget=budget, tracking=False, **settings)
+
+
+@pytest.fixture(autouse=True)
+def short_training(monkeypatch):
+    """One epoch is enough to see what stand-alone training trains on."""
+    monkeypatch.setattr("nasplug.evaluators.train.TrainEvaluator.epochs", {"": 1})
+
+
+@every_method
+def test_a_dataset_of_ones_own_and_resumed_with_it(tmp_path, name):
+    mine = own()
+    whole = search(name, mine, budget=4)
+    assert whole.search.space.name == "nb201:C=2,N=1,classes=3,resolution=8"
+    assert whole.best.build()(mine[0][0][None]).shape == (1, 3)
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        nasplug.search("ddsas", data=mine, out=out, plugins=[Interrupt()], **options)
-    resumed = nasplug.resume(out, data=mine)
+        search(name, mine, budget=4, out=out, plugins=[Interrupt()])
+    resumed = nasplug.resume(out, space=SPACE, data=mine)
     np.testing.assert_array_equal(resumed.search.trials.values, whole.search.trials.values)
     np.testing.assert_array_equal(resumed.search.trials.archs, whole.search.trials.archs)
-    with pytest.raises(nasplug.NasplugError, match="once more to resume"):
+    assert nasplug.resume(out, data=mine).best.value == whole.best.value  # the space by its name
+    with pytest.raises(NasplugError, match=r"trained on data of yours: nasplug.resume\(run_dir, d"):
         nasplug.resume(out)
-    with pytest.raises(nasplug.NasplugError, match="lr is no source of ddsas"):
+    with pytest.raises(NasplugError, match=f"lr is no source of {name}"):
         nasplug.resume(out, data=mine, lr=1)
-    with pytest.raises(nasplug.NasplugError, match=r"on what\? Give data="):
-        nasplug.search("ddsas", **options)
 
 
+@every_method
+def test_without_data_there_is_nothing_to_train_on(name):
+    options = METHODS[name]
+    with pytest.raises(NasplugError, match=r"Give (evaluate=, a function, or )?data="):
+        nasplug.search(name, space=SPACE, budget=2, tracking=False, **options)
+    with pytest.raises(NasplugError, match="or a space with evaluate= or data=, not both"):
+        nasplug.search(name, "nb201/digits", data=own(), budget=2, tracking=False, **options)
+    with pytest.raises(NasplugError, match="evaluate= or data=, not both"):
+        search(name, own(), evaluate=len)
+
+
+@every_method
+def test_training_and_validation_apart(name):
+    """A pair of data sets; all images of each are taken."""
+    found = search(name, (own(80, seed=1), own(48, seed=2)))
+    owner = found.search.method if name == "ddsas" else found.search.problem.evaluator
+    parts = owner.images.train, owner.images.val
+    assert [len(labels) for _, labels in parts] == [80, 48]
+    right = found.search.trials.values * 48 / 100
+    np.testing.assert_allclose(right, right.round(), atol=1e-6)
+
+
+@every_method
+def test_data_by_name_sizes_the_space(name):
+    """As nasplug.nn.load takes it; `on="nb201/digits"` says the same."""
+    named = search(name, "digits", batch=256) if name == "ddsas" else search(name, "digits")
+    assert named.search.space.sizes == {**SPACE.sizes, "channels": 1, "resolution": 8}
+
+
+@every_method
+def test_the_run_directory_does_not_hold_the_data(tmp_path, name):
+    """Nor does run.json, of a data set that is a list of pairs."""
+    pairs = [(image.numpy(), int(label)) for image, label in own(64)]
+    search(name, pairs, out=tmp_path / "run")
+    text = (tmp_path / "run" / "run.json").read_text()
+    assert len(text) < 10_000
+    assert json.loads(text)["data"] is True
+
+
+@every_method
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
         (TensorDataset(torch.zeros(8, 3, 8, 8), torch.zeros(8)), "a class label, a whole number"),
-        (TensorDataset(torch.zeros(0, 3, 8, 8), torch.zeros(0).long()), "pairs of an image"),
+        ([(torch.zeros(3, 8, 8), 0.5)] * 8, "a class label, a whole number"),
+        ([(torch.zeros(3, 8, 8), -1)] * 8, "a class label, a whole number"),
+        ([(torch.zeros(3, 8, 8), "cat")] * 8, "a class label, a whole number"),
+        (TensorDataset(torch.zeros(0, 3, 8, 8), torch.zeros(0).long()), "pairs"),
         ([1, 2, 3], "pairs of an image"),
+        ("digits-of-mine", "no images for 'digits-of-mine'"),
+        (7, "data takes a torch Dataset"),
         (TensorDataset(torch.zeros(8, 8), torch.zeros(8).long()), "height, width"),
         ([(torch.zeros(3, 8, 8 + i), 0) for i in range(8)], "images of one shape"),
-        (TensorDataset(torch.full((8, 3, 8, 8), torch.inf), torch.zeros(8).long()), "are finite"),
+        (own(16, (3, 8, 12)), "images of 8x12 are not square.*resize or crop"),
+        (own(16, (3, 6, 6)), "images of 6x6 do not fit.*multiples of 4"),
     ],
 )
-def test_a_dataset_that_does_not_fit_is_named(dataset, message):
-    options = {"C": 2, "layers": 1, "budget": 1, "tracking": False}
-    with pytest.raises(nasplug.NasplugError, match=message):
-        nasplug.search("ddsas", space=nasplug.space("nb201"), data=dataset, **options)
+def test_a_dataset_that_does_not_fit_is_named(name, dataset, message, monkeypatch, tmp_path):
+    monkeypatch.setenv("NASPLUG_DATA", str(tmp_path))
+    with pytest.raises(NasplugError, match=message):
+        search(name, dataset)
 
 
-def test_the_table_is_looked_up_and_never_used(nb201_table, monkeypatch):
-    monkeypatch.setenv("NASPLUG_DATA", str(nb201_table))
-    sizes = {"C": 2, "layers": 1, "batch": 256}
-    searches = [
-        nasplug.search("ostr-darts", on=on, budget=2, tracking=False, data=data, **sizes)
-        for on, data in (("nb201/toy", digits()), ("nb201/digits", None))
-    ]
-    selection = searches[0]
-    trials = selection.search.trials
+def test_images_that_are_not_finite_are_named():
+    infinite = TensorDataset(torch.full((32, 3, 8, 8), torch.inf), torch.zeros(32).long())
+    with pytest.raises(NasplugError, match="see whether all images are finite"):
+        search("ddsas", infinite)
+    with pytest.raises(NasplugError, match=r"every trial failed; the last said.*loss is nan"):
+        search("random", infinite)
+
+
+class Within:
+    """A wrapper that lets no more be tried than a mask."""
+
+    def __init__(self, region):
+        self.region = region
+
+    @nasplug.hookimpl(wrapper=True)
+    def propose(self, search, subspace):
+        yield
+        return self.region
+
+
+@pytest.mark.parametrize("name", ["darts", "gdas", "ostr-darts", "ddsas", "pc-darts"])
+def test_a_wrapper_of_propose_restricts_what_is_trained(name):
+    """It is what `evaluate` is handed that counts, not what the method has proposed."""
+    problem = "nb201:C=4,N=1/digits"
+    region = Mask(SPACE, {"1<-0": ["nor_conv_1x1"], "3<-0": ["skip_connect", "avg_pool_3x3"]})
+    options = {"warmup": 0} if name == "pc-darts" else {}
+    found = nasplug.search(
+        name, problem, budget=2, batch=256, tracking=False, plugins=[Within(region)], **options
+    )
+    method = found.search.method
+    assert region.contains(found.search.trials.archs).all()
+    assert region.contains(found.best.arch[None])[0]
+    np.testing.assert_array_equal(method.mask, region.allowed)
+    for op in mixed_ops(method.net):
+        for k, module in enumerate(op.ops):
+            if not region.allowed[op.decision, k]:
+                assert all(p.grad is None for p in module.parameters())
+
+
+def test_a_wrapper_may_propose_archs_to_a_supernet_only_if_it_scores_them():
+    class Single:
+        @nasplug.hookimpl(wrapper=True)
+        def propose(self, search, subspace):
+            yield
+            return search.space.sample(1, 0)
+
+    with pytest.raises(NasplugError):
+        nasplug.search(
+            "darts", "nb201:C=4,N=1/digits", budget=1, batch=256, tracking=False,
+            plugins=[Single()],
+        )  # fmt: skip
+
+
+def test_the_table_is_looked_up_and_never_used(nb201_table, tmp_path, monkeypatch):
+    """A search of cells in a smaller network too reports what the table has of the published."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(nb201_table / "nas-bench-201.parquet")
+    names = [name.replace("toy/", "digits/") for name in table.column_names]
+    parquet.write_table(table.rename_columns(names), tmp_path / "nas-bench-201.parquet")
+    searches = []
+    for folder in (tmp_path, tmp_path / "nothing"):
+        monkeypatch.setenv("NASPLUG_DATA", str(folder))
+        searches.append(
+            nasplug.search(
+                "ostr-darts", "nb201:C=2,N=1/digits", budget=2, batch=256, tracking=False
+            ).search
+        )
+    trials = searches[0].trials
     assert np.isfinite(trials.reports).all()
     for arch, report in zip(trials.archs, trials.reports, strict=True):
         assert report == pytest.approx(80 + 2 * ((arch == 3).sum() + 0.1 * (arch == 1).sum()))
     assert set(trials.metrics) >= {f"{name}.test_acc@200" for name in ("strength", "naive")} | {
         "val_acc@12"
     }
-    np.testing.assert_array_equal(trials.archs, searches[1].search.trials.archs)
+    np.testing.assert_array_equal(trials.archs, searches[1].trials.archs)
+    assert np.isnan(searches[1].trials.reports).all()
 
 
 MARGIN = 3.0  # percentage points
@@ -152,17 +276,17 @@ MARGIN = 3.0  # percentage points
 
 def test_searched_cells_beat_random_ones_on_digits():
     """Validation accuracy after the same short training from scratch; the mean of 20 random."""
-    space = nasplug.space("nb201")
-    data = digits()
+    space = nasplug.problem("nb201:N=1/digits").space
+    data = load("digits")
 
     def score(arch):
-        model = initialise(lambda: space.build(arch, C=8, N=1, in_channels=1), 0)
+        model = initialise(lambda: space.build(arch), 0)
         return train(model, data, epochs=3, seed=0)["value"]
 
     random = np.mean([score(arch) for arch in space.sample(20, seed=0)])
     for name, options in (("ddsas", {"M": 10}), ("ostr-darts", {})):
         selection = nasplug.search(
-            name, on="nb201/digits", budget=12, tracking=False, C=4, batch=64, **options
+            name, on="nb201:C=4,N=1/digits", budget=12, tracking=False, batch=64, **options
         )
         found = score(selection.best.arch)
         assert found > random + MARGIN, (name, found, random)

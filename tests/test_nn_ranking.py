@@ -11,7 +11,7 @@ from nasplug.analysis.ranking import one_shot
 from nasplug.kernel.subspace import Mask
 from nasplug.nn.data import digits
 
-SPACE = nasplug.space("nb201")
+SPACE = nasplug.space("nb201:C=8,N=1").for_data("digits")
 
 
 def test_archs_of_the_region_are_ranked():

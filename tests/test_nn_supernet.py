@@ -1,3 +1,5 @@
+"""Supernets: the protocol that all of them answer to, mixed operations, and how paths are drawn."""
+
 import weakref
 from itertools import chain
 
@@ -5,7 +7,8 @@ import numpy as np
 import pytest
 
 import nasplug
-from nasplug import NasplugError
+from nasplug import Layered, Mask, NasplugError
+from nasplug.spaces import EdgeMask, Learned
 
 torch = pytest.importorskip("torch")
 
@@ -21,18 +24,38 @@ from nasplug.nn.mixed import (  # noqa: E402
     mixed_ops,
     shuffle,
 )
-from nasplug.nn.supernet import supernet  # noqa: E402
-from nasplug.nn.training import initialise  # noqa: E402
-from nasplug.spaces.darts.space import EdgeMask  # noqa: E402
+from nasplug.nn.training import count, initialise  # noqa: E402
 
-SPACES = {"nb201": {"C": 4, "layers": 1}, "darts": {"C": 4, "layers": 3}}
+CELLS = ("nb201", "darts")
+LAYERS = ("macro", "manual-irb", "learned")
+SPACES = (*CELLS, *LAYERS)
+SUPERNETS = (*SPACES, "open-cells")
+TINY = {
+    "nb201": {"C": 4, "N": 1}, "darts": {"C": 4, "layers": 3}, "macro": {"C": 4},
+    "manual-irb": {"C": 4}, "open-cells": {"C": 4}, "learned": {},
+}  # fmt: skip
+TEXTS = ("zzzdzz+3", "zzzdzz+6", "zzzzzz+3", "dzzddz~3")  # the third computes nothing
 
 
-def make(name, **options):
-    space = nasplug.space(name)
-    return initialise(
-        lambda: supernet(space, in_channels=1, num_classes=10, **(SPACES[name] | options)), seed=0
-    )
+def make_space(name, **sizes):
+    """At the smallest size, for images of digits."""
+    if name != "learned":
+        return nasplug.space(name).for_data("digits").sized(**TINY[name], **sizes)
+    return Learned(open_layers(make_space("open-cells", **sizes)), "learned")
+
+
+def open_layers(space):
+    """Four cells of each layer, three where there has to be a layer."""
+    texts = [TEXTS if layer.residual else (*TEXTS[:2], TEXTS[3]) for layer in space.layers]
+    return Layered(space, [[space.layer_from_str(text) for text in row] for row in texts])
+
+
+def make(name, partial=1, **sizes):
+    space = make_space(name, **sizes)
+    if name == "open-cells":  # of all cells there is no supernet, but of some at a time
+        weights = np.ones((len(space.layers), 2, len(space.OPS)), bool)
+        return initialise(lambda: space.shared_supernet(weights, open_layers(space)), 0)
+    return initialise(lambda: space.supernet(None, partial), seed=0)
 
 
 def images(n=4, side=8):
@@ -40,10 +63,112 @@ def images(n=4, side=8):
 
 
 def random_mask(net, seed, share=0.4):
+    """At least one choice of each decision that lets something pass."""
     rng = np.random.default_rng(seed)
-    mask = rng.random((len(net.decisions), len(net.ops))) < share
-    mask[np.arange(len(mask)), rng.integers(1, mask.shape[1], len(mask))] = True
+    mask = (rng.random(net.exists.shape) < share) & net.exists
+    lots = np.where(net.exists & ~net.cut, rng.random(mask.shape), -1)
+    mask[np.arange(len(mask)), lots.argmax(1)] = True
     return mask
+
+
+def whole(net):
+    """The region whose archs the supernet holds."""
+    return net.layers if hasattr(net, "layers") else net.space
+
+
+def nothing(net):
+    """(D, O): the choices that never run."""
+    found = ~net.exists
+    for op in mixed_ops(net):
+        for k, module in enumerate(op.ops):
+            found[op.decision, k] |= isinstance(module, Zero)
+    return found
+
+
+# ---- the protocol
+
+
+@pytest.mark.parametrize("name", SUPERNETS)
+def test_choices_are_named_and_absent_ones_are_never_allowed(name):
+    net = make(name)
+    D, O = net.exists.shape  # noqa: E741
+    assert len(net.decisions) == len(net.choices) == D
+    assert [*map(len, net.choices)] == net.exists.sum(1).tolist()
+    assert max(map(len, net.choices)) == O
+    for which in (net.idle, net.cut, net.mixable, net.costs > 0):
+        assert which.shape == (D, O)
+        assert not (which & ~net.exists).any()
+    np.testing.assert_array_equal(net.allowed(net.space), net.exists)
+    np.testing.assert_array_equal(net.allowed(whole(net)), net.exists)
+    assert not (net.chosen(whole(net).sample(50, 0)) & ~net.exists).any()
+    assert sorted(chain(*net.groups())) == list(range(D))
+    assert sorted(chain(*net.incoming())) == list(range(D))
+
+
+@pytest.mark.parametrize("name", SUPERNETS)
+def test_costs_add_up_to_the_multiply_adds_of_the_arch(name):
+    net = make(name)
+    archs = whole(net).sample(50, 1)
+    found = [net.fixed + net.costs[chosen].sum() for chosen in net.chosen(archs)]
+    np.testing.assert_array_equal(found, net.space.flops(archs))
+
+
+@pytest.mark.parametrize("name", SUPERNETS)
+def test_archs_read_from_scores_and_back(name):
+    net = make(name)
+    archs = whole(net).sample(50, seed=3)
+    chosen = net.chosen(archs)
+    assert (chosen.sum(-1) <= 1).all()
+    for arch, choices in zip(archs, chosen, strict=True):
+        again = net.select(choices + 0.0)[None]
+        np.testing.assert_array_equal(net.chosen(again)[0], choices)
+        np.testing.assert_array_equal(net.space.classes(again), net.space.classes(arch[None]))
+        left_out = ~choices.any(1, keepdims=True)  # of whose choices any will do
+        assert net.region((choices | left_out) & net.exists).contains(arch[None])[0]
+        if not left_out.any():
+            assert net.region(choices).size == 1
+
+
+@pytest.mark.parametrize("name", SUPERNETS)
+def test_a_mask_is_a_region_and_a_region_a_mask(name):
+    net = make(name)
+    for seed in range(5):
+        mask = random_mask(net, seed)
+        region = net.region(mask)
+        archs = region.sample(200, seed)
+        assert region.contains(archs).all()
+        chosen = net.chosen(archs)
+        assert not (chosen & ~mask).any()
+        # That an edge may be left out is no choice of an arch.
+        known = ~net.cut if name == "darts" else net.exists
+        np.testing.assert_array_equal(net.allowed(region) & known, mask & known)
+        others = whole(net).sample(100, seed)
+        inside = ~(net.chosen(others) & ~mask).any((1, 2))
+        np.testing.assert_array_equal(region.contains(others), inside)
+        scores = np.where(mask, np.random.default_rng(seed).random(mask.shape), -np.inf)
+        assert region.contains(net.select(scores, region)[None])[0]
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_mask_of_the_decisions_of_the_space_restricts_the_supernet(name):
+    net = make(name)
+    archs = whole(net).sample(3, 5)
+    kept = np.arange(net.space.cardinalities.max()) == archs[..., None]
+    region = Mask(net.space, kept.any(0))
+    allowed = net.allowed(region)
+    inside = region.sample(200, 0)
+    assert not (net.chosen(inside) & ~allowed).any()
+    np.testing.assert_array_equal(allowed & ~net.cut, net.chosen(inside).any(0) & ~net.cut)
+    scores = np.random.default_rng(0).random(allowed.shape)
+    assert region.contains(net.select(np.where(allowed, scores, -np.inf), region)[None])[0]
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_region_that_is_no_mask_is_refused(name):
+    space = make_space(name)
+    few = nasplug.ArchSet(space, space.sample(3, 0))
+    with pytest.raises(NasplugError, match=r"supernet of .*set of 3 archs"):
+        make(name).allowed(few)
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -63,42 +188,32 @@ def test_what_is_masked_neither_runs_nor_gets_a_gradient(name):
             assert ((op, k) in ran) == runs
             for p in module.parameters():
                 assert (p.grad is not None) == runs
-    assert (weights.grad.numpy()[~mask] == 0).all()
-    assert (weights.grad.numpy()[:, 0] == 0).all()  # zero moves nothing
-    assert (weights.grad.numpy()[:, 1:] != 0)[mask[:, 1:]].all()
+    moved = weights.grad.numpy() != 0
+    np.testing.assert_array_equal(moved, mask & ~nothing(net))
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", SUPERNETS)
 def test_an_inherited_network_computes_what_the_supernet_does(name):
     net = make(name)
     x = images()
-    for arch in net.space.sample(5, seed=2):
+    for arch in whole(net).sample(5, seed=2):
+        held = net.exists
         net.mix(None, net.chosen(arch[None])[0])
+        expected = net(x)
         alone = net.inherit(arch)
-        torch.testing.assert_close(alone(x), net(x), rtol=0, atol=0)
+        torch.testing.assert_close(alone(x), expected, rtol=0, atol=0)
         assert not mixed_ops(alone)
-        built = net.space.build(arch, in_channels=1, **_named(name))
-        of_ops = [p for p in net.parameters() if p.ndim == 4]
-        assert len(list(alone.parameters())) < len(of_ops)
-        count = [sum(p.numel() for p in m.parameters() if p.ndim > 1) for m in (alone, built)]
-        assert count[0] == count[1]
+        np.testing.assert_array_equal(net.exists, held)
+        built = net.space.build(arch)
+        if name in CELLS:  # whose supernets have no affine batch norms
+            weights = [sum(p.numel() for p in m.parameters() if p.ndim > 1) for m in (alone, built)]
+            assert weights[0] == weights[1]
+        else:
+            assert count(alone, net.space.shape) == count(built, net.space.shape)
+            assert count(alone, net.space.shape)[0] == net.space.params(arch[None])[0]
 
 
-def _named(name):
-    sizes = SPACES[name]
-    return sizes if name == "darts" else {"C": sizes["C"], "N": sizes["layers"]}
-
-
-@pytest.mark.parametrize("name", SPACES)
-def test_archs_read_from_scores_and_back(name):
-    net = make(name)
-    archs = net.space.sample(50, seed=3)
-    for arch, chosen in zip(archs, net.chosen(archs), strict=True):
-        again = net.select(chosen + 0.0)
-        np.testing.assert_array_equal(net.chosen(again[None])[0], chosen)
-        assert net.region(chosen | (np.arange(len(net.ops)) > 0)).contains(arch[None])[0]
-    assert sorted(chain(*net.groups())) == list(range(len(net.decisions)))
-    assert sorted(chain(*net.incoming())) == list(range(len(net.decisions)))
+# ---- DARTS
 
 
 def test_darts_selects_two_edges_per_node_and_never_none():
@@ -115,11 +230,39 @@ def test_darts_selects_two_edges_per_node_and_never_none():
             assert chosen[e].argmax() == 1 + scores[e, 1:].argmax()
 
 
-def test_the_built_darts_network_has_the_stated_size():
-    space = nasplug.space("darts")
-    arch = space.sample(1, seed=4)
-    model = space.build(arch[0])
-    assert sum(p.numel() for p in model.parameters()) == space.params(arch)[0]
+def test_an_edge_mask_is_a_subspace():
+    space = make_space("darts")
+    net = make("darts")
+    region = net.region(random_mask(net, 5))
+    archs = region.sample(200, seed=0)
+    assert region.contains(archs).all()
+    assert len(space.unique(archs)) > 150
+    assert 0 < region.size < EdgeMask(space, np.ones((2, 14, 7))).size
+    assert EdgeMask(space, np.ones((2, 14, 7))).size == (2 * 6 * 12 * 20 * 7**8) ** 2
+    mutants = region.mutate(archs[:20], seed=1)
+    assert region.contains(mutants).all()
+    assert (space.distance(mutants, archs[:20]) > 0).all()
+    with pytest.raises(NasplugError, match="no inputs"):
+        EdgeMask(space, np.zeros((2, 14, 7)))
+
+
+def test_a_mask_of_darts_says_what_either_input_may_take():
+    """The first input of a node keeps to one operation, the second to another."""
+    net = make("darts")
+    ops = {"normal4.op0": ["sep_conv_3x3"], "normal4.op1": ["max_pool_3x3"], "normal4.input0": [3]}
+    region = Mask(net.space, ops)
+    first, others = net.decisions.index("normal 4<-3"), net.decisions.index("normal 4<-0")
+    allowed = net.allowed(region)
+    names = np.array(net.choices[0])
+    assert set(names[allowed[first]]) == {"none", "sep_conv_3x3", "max_pool_3x3"}
+    assert set(names[allowed[others]]) == {"none", "max_pool_3x3"}
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        scores = np.where(allowed, rng.random(allowed.shape), -np.inf)
+        assert region.contains(net.select(scores, region)[None])[0]
+
+
+# ---- mixed operations
 
 
 def test_the_scale_of_a_batch_norm_is_the_weight_of_the_operation():
@@ -148,7 +291,7 @@ def test_a_step_of_the_architecture_alone_frees_what_it_computed(name):
     net = make(name)
     seen = []
     mixed_ops(net)[0].register_forward_hook(lambda op, x, y: seen.append(weakref.ref(x[0])))
-    mask = np.ones((len(net.decisions), len(net.ops)), bool)
+    mask = net.exists
     weights = torch.full(mask.shape, 1 / mask.shape[1], requires_grad=True)
     net.mix(weights, mask)
     torch.autograd.grad(net(images()).sum(), weights)
@@ -166,9 +309,10 @@ def test_partial_channels_pass_on_the_rest():
         0, 2, 4, 6, 1, 3, 5, 7,
     ]  # fmt: skip
     x = images(2, 16)
-    net = make("darts", C=8, partial=4)
-    net.mix(torch.rand(28, 8), np.ones((28, 8), bool), torch.rand(28))
-    assert net(x).shape == (2, 10)
+    for name in ("nb201", "darts", "macro", "manual-irb"):
+        net = make(name, partial=4)
+        net.mix(torch.rand(net.exists.shape), net.exists, torch.rand(len(net.decisions)))
+        assert net(x).shape == (2, 10)
 
 
 def test_edge_gates_are_a_softmax_per_node():
@@ -216,29 +360,10 @@ def test_binary_gates_keep_two_paths_and_the_gradient_between_them():
     np.testing.assert_allclose(logits.grad.numpy(), expected, atol=1e-12)
 
 
-def test_an_edge_mask_is_a_subspace():
-    space = nasplug.space("darts")
-    net = make("darts")
-    region = net.region(random_mask(net, 5))
-    archs = region.sample(200, seed=0)
-    assert region.contains(archs).all()
-    assert len(space.unique(archs)) > 150
-    assert 0 < region.size < EdgeMask(space, np.ones((2, 14, 7))).size
-    assert EdgeMask(space, np.ones((2, 14, 7))).size == (2 * 6 * 12 * 20 * 7**8) ** 2
-    mutants = region.mutate(archs[:20], seed=1)
-    assert region.contains(mutants).all()
-    assert (space.distance(mutants, archs[:20]) > 0).all()
-    np.testing.assert_array_equal(net.allowed(region)[:, 1:], random_mask(net, 5)[:, 1:])
-    with pytest.raises(NasplugError, match="no inputs"):
-        EdgeMask(space, np.zeros((2, 14, 7)))
-    with pytest.raises(NasplugError, match="relaxes darts"):
-        net.allowed(nasplug.ArchSet(space, archs[:3]))
-
-
 def test_a_space_without_a_supernet_says_so():
     with pytest.raises(NasplugError, match="custom has no supernet"):
-        supernet(nasplug.Space({"a": [1, 2]}))
-    with pytest.raises(NasplugError, match="do not divide"):
-        make("nb201", C=6, partial=4)
-    with pytest.raises(NasplugError, match="3 or more"):
-        make("darts", layers=2)
+        nasplug.Space({"a": [1, 2]}).supernet()
+    with pytest.raises(NasplugError, match="too many to train side by side"):
+        nasplug.space("open-cells").supernet()
+    with pytest.raises(NasplugError, match="C=6 channels do not divide into 4 parts"):
+        nasplug.space("nb201:C=6").supernet(partial=4)

@@ -104,8 +104,8 @@ def test_of_a_whole_space_the_valid_archs_are_counted():
 
 
 def test_costs_are_flops_or_else_params_or_unknown():
-    found = quality.costs(nasplug.problem("nb201/digits"))
-    space = nasplug.space("nb201")
+    problem = nasplug.problem("nb201/digits")
+    found, space = quality.costs(problem), problem.space
     archs = space.sample(3, 0)
     assert found[0] == "flops"
     assert np.array_equal(found[1](archs), space.flops(archs))

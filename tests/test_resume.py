@@ -13,6 +13,7 @@ import pytest
 
 import nasplug
 from nasplug import Method, NasplugError, Space, hookimpl
+from nasplug.run.directory import RunDirectory
 from nasplug.run.journal import Journal
 
 SPACE = Space({f"d{i}": range(4) for i in range(6)})
@@ -241,3 +242,222 @@ def test_damaged_files_are_named(tmp_path):
         file.write_bytes(b"not a database" * 100)
     with pytest.raises(NasplugError, match=r"journal in .* cannot be opened"):
         nasplug.resume(tmp_path / "run", method=Climber(), evaluate=score)
+
+
+# ---- what has finished stays as it was
+
+
+def forbidden(arch):
+    raise AssertionError("scored again")
+
+
+class Stops(Climber):
+    """Has had enough after some rounds, or does not find anything any more."""
+
+    @hookimpl
+    def update(self, search, trials):
+        super().update(trials)
+        if search.round == 4:
+            search.stop("it is good enough")
+
+
+class StatefulStops(Checkpointed, Stops):
+    pass
+
+
+class Draws(Climber):
+    """Its answer takes random numbers."""
+
+    @hookimpl
+    def select_final(self, search):
+        return search.space.sample(3, search.rng)
+
+
+class StatefulDraws(Checkpointed, Draws):
+    pass
+
+
+@pytest.mark.parametrize("method", [Climber, Checkpointed, Stops, StatefulStops, Draws,
+                                    StatefulDraws])  # fmt: skip
+@pytest.mark.parametrize(
+    "options", [{}, {"repeats": "count"}, {"max_seconds": 1.0, "budget": 10**5}], ids=str
+)
+def test_what_has_finished_is_not_changed_by_resuming(tmp_path, monkeypatch, method, options):
+    monkeypatch.setattr("nasplug.run.report.draw_picture", lambda *_: None)
+
+    def slow(arch):
+        time.sleep(0.002)
+        return score(arch)
+
+    options = {"budget": 20} | options
+    first = nasplug.search(
+        method(),
+        space=SPACE,
+        evaluate=slow,
+        seed=2,
+        out=tmp_path / "run",
+        tracking=False,
+        **options,
+    )
+    for _ in range(2):
+        again = nasplug.resume(tmp_path / "run", method=method(), evaluate=forbidden)
+        assert table(again.search.trials) == table(first.search.trials)
+        assert np.array_equal(again.archs, first.archs)
+        assert again.search.elapsed == first.search.elapsed
+        assert again.search.stopped == first.search.stopped
+        assert again.search.round == first.search.round
+    if "max_seconds" in options and "Stops" not in method.__name__:
+        assert first.search.stopped == "time is up"
+    if "Stops" in method.__name__:
+        assert first.search.stopped == "it is good enough"
+
+
+@pytest.mark.parametrize("method", [Climber, Checkpointed])
+def test_the_clock_takes_no_trial_that_was_scored(tmp_path, monkeypatch, method):
+    """What was scored before the interruption is kept, even if to replay it took longer."""
+    monkeypatch.setattr("nasplug.run.report.draw_picture", lambda *_: None)
+    calls = 0
+
+    def interrupted(arch):
+        nonlocal calls
+        calls += 1
+        time.sleep(0.002)
+        if calls == 30:
+            raise KeyboardInterrupt
+        return score(arch)
+
+    options = {"space": SPACE, "seed": 2, "budget": 10**5, "max_seconds": 1.5, "tracking": False}
+    with pytest.raises(KeyboardInterrupt):
+        nasplug.search(method(), evaluate=interrupted, out=tmp_path / "run", **options)
+    journal = Journal(tmp_path / "run", read=True)
+    rows = journal.read()
+    journal.close()
+    elapsed = max(row.elapsed for row in rows)
+
+    class Sluggish(method):
+        @hookimpl
+        def sample_space(self, search):
+            time.sleep(0.1)
+            return search.region
+
+    resumed = nasplug.resume(tmp_path / "run", method=Sluggish(), evaluate=score)
+    assert len(rows) == 29
+    assert resumed.search.trials.archs[:29].tobytes() == b"".join(row.arch for row in rows)
+    assert len(resumed.search.trials) > 29
+    assert resumed.search.stopped == "time is up"
+    assert resumed.search.elapsed >= max(1.5, elapsed)
+
+
+# ---- one process at a time
+
+HOLDER = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from test_resume import SPACE, Climber, score
+import nasplug
+
+def endless(arch):
+    print("scoring", flush=True)
+    time.sleep(0.01 if arch["d0"] == 0 else 60)
+    return score(arch)
+
+nasplug.{call}
+"""
+
+
+@pytest.fixture
+def hold():
+    """Start a process that searches; its pid once it scores."""
+    held = []
+
+    def start(call):
+        script = HOLDER.format(tests=str(Path(__file__).parent), call=call)
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+        held.append(process)
+        assert process.stdout.readline() == b"scoring\n"
+        return process
+
+    yield start
+    for process in held:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_run_directory_is_searched_by_one_process(tmp_path, hold):
+    out = tmp_path / "run"
+    process = hold(
+        f"search(Climber(), space=SPACE, evaluate=endless, budget=30, seed=2, out={str(out)!r}, "
+        "tracking=False)"
+    )
+    assert RunDirectory.open(out).in_use()
+    in_use = f"is in use: process {process.pid} on .* searches it"
+    with pytest.raises(NasplugError, match=in_use):
+        nasplug.resume(out, method=Climber(), evaluate=score)
+    with pytest.raises(NasplugError, match=in_use):
+        run(out, seed=2)
+    process.kill()  # kill -9
+    process.wait()
+    assert not RunDirectory.open(out).in_use()
+    assert RunDirectory.open(out).status()["state"] == "running"
+    resumed = nasplug.resume(out, method=Climber(), evaluate=score)
+    assert table(resumed.search.trials) == table(run(None, seed=2).search.trials)
+    assert RunDirectory.open(out).status()["state"] == "finished"
+    assert not RunDirectory.open(out).in_use()
+
+
+def test_one_that_resumes_holds_it_too(tmp_path, hold):
+    out = tmp_path / "run"
+
+    def interrupted(arch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(out, evaluate=interrupted)
+    assert not RunDirectory.open(out).in_use()
+    process = hold(f"resume({str(out)!r}, method=Climber(), evaluate=endless)")
+    with pytest.raises(NasplugError, match=f"is in use: process {process.pid}"):
+        nasplug.resume(out, method=Climber(), evaluate=score)
+    process.kill()
+    process.wait()
+    assert len(nasplug.resume(out, method=Climber(), evaluate=score).search.trials) == 30
+
+
+def test_the_same_process_cannot_search_it_twice_at_once(tmp_path):
+    found = []
+
+    def evaluate(arch):
+        if not found:
+            found.append(RunDirectory.open(tmp_path / "run").in_use())
+            for again in (
+                lambda: nasplug.resume(tmp_path / "run", method=Climber(), evaluate=score),
+                lambda: run(tmp_path / "run"),
+            ):
+                with pytest.raises(NasplugError, match=f"is in use: process {os.getpid()}"):
+                    again()
+        return score(arch)
+
+    assert len(run(tmp_path / "run", evaluate=evaluate).search.trials) == 30
+    assert found == [True]
+    assert not RunDirectory.open(tmp_path / "run").in_use()
+
+
+def test_a_directory_that_was_looked_at_is_free(tmp_path):
+    run(tmp_path / "run")
+    directory = RunDirectory.open(tmp_path / "run")
+    assert not directory.in_use()
+    directory.lock()
+    assert RunDirectory.open(tmp_path / "run").in_use()
+    assert directory.in_use()
+    directory.close()
+    assert not directory.in_use()
+    assert not RunDirectory.open(tmp_path / "run").in_use()
+
+
+def test_a_search_that_fails_to_start_leaves_it_free(tmp_path):
+    run(tmp_path / "run")
+    with pytest.raises(NasplugError, match="holds a run already"):
+        run(tmp_path / "run")
+    with pytest.raises(NasplugError, match="does not replay"):
+        nasplug.resume(tmp_path / "run", method=Other(), evaluate=score)
+    assert not RunDirectory.open(tmp_path / "run").in_use()

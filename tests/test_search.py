@@ -1,5 +1,6 @@
 """The five-hook loop: contract, cache, budgets, failures."""
 
+import importlib
 import math
 
 import numpy as np
@@ -21,6 +22,7 @@ from nasplug import (
     hookimpl,
 )  # fmt: skip
 from nasplug.kernel.registry import Entry, Plugin, registry
+from nasplug.run.report import brief
 
 SPACE = Space({"width": [1, 2, 3, 4], "depth": [1, 2, 3], "act": ["relu", "gelu"]})
 
@@ -190,8 +192,10 @@ def test_budgets_of_cost_and_time():
 
     spent = search(evaluate=evaluate, budget=24, max_cost=55).search
     assert (spent.stopped, len(spent.trials), spent.cost) == ("cost spent", 6, 60.0)
-    timed = search(budget=10**6, max_seconds=0.05, repeats="count").search
+    timed = search(budget=10**6, max_seconds=0.5, repeats="count").search
     assert timed.stopped == "time is up"
+    with pytest.raises(NasplugError, match="ended before its first trial"):
+        search(max_seconds=1e-9)
 
 
 def test_what_the_function_returns_reaches_the_table():
@@ -222,7 +226,7 @@ def test_failures_are_failed_trials_not_a_dead_search():
     errors = {trials[i].user_attrs["error"] for i in np.flatnonzero(failed)}
     assert errors == {"RuntimeError: out of memory", "the value is not finite"}
     assert result.best.value == 12
-    assert result.to_dict()["failed"] == 16
+    assert brief(result)["failed"] == 16
 
 
 def test_a_search_whose_every_trial_failed_is_an_error():
@@ -350,3 +354,298 @@ def test_a_hyperparameter_that_search_would_swallow_is_refused(monkeypatch):
 def test_bad_hyperparameters_are_named(hyperparameters, message):
     with pytest.raises(NasplugError, match=message):
         Tuned(**hyperparameters)
+
+
+# ---- failure, constraints and repeats
+
+
+class Sized(Space):
+    """Knows its params."""
+
+    def params(self, archs):
+        return 10 * (1 + archs.sum(1))
+
+
+MEASURED = Sized(SPACE.decisions, "measured")
+
+
+def fails_at(*numbers):
+    """A function whose calls of these numbers, from 0, go wrong in different ways."""
+    calls = iter(range(10**6))
+
+    def evaluate(arch, trial):
+        number = next(calls)
+        if number in numbers:
+            if number % 3 == 0:
+                raise RuntimeError("out of memory")
+            if number % 3 == 1:
+                return math.nan
+            trial.report(99.0, 0)
+            raise nasplug.TrialPruned
+        return {"value": score(arch), "latency": arch["width"]}
+
+    return evaluate
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("repeats", ["free", "count"])
+@pytest.mark.parametrize(
+    "constraints", [["latency<=2"], ["params<=50"], ["latency<=2", "params <= 50"], []]
+)
+@pytest.mark.parametrize("failing", [(), (0,), (0, 1, 2), (3,), (4, 5, 9), range(0, 12, 2)])
+def test_failures_end_no_search_and_break_no_constraint(failing, constraints, repeats, batch):
+    result = search(
+        Uniform(batch=batch), evaluate=fails_at(*failing), constraints=constraints,
+        repeats=repeats, budget=20, seed=1, space=MEASURED,
+    )  # fmt: skip
+    trials = result.search.trials
+    assert len(trials) == 20
+    assert (result.search.stopped, result.search.finished) == ("budget spent", 20)
+    scored = ~trials.repeats
+    states = trials.states[scored]
+    failed = [number for number in failing if number < scored.sum()]
+    assert (states[failed] != State.COMPLETE).all()
+    assert (np.delete(states, failed) == State.COMPLETE).all()
+    assert trials.feasible[trials.states != State.COMPLETE].all()
+
+    done = trials.states == State.COMPLETE
+    keeps = np.ones(20, bool)
+    if "latency<=2" in constraints:
+        keeps &= trials.archs[:, 0] < 2
+    if len(constraints) == 2 or "params<=50" in constraints:
+        keeps &= MEASURED.params(trials.archs) <= 50
+    assert np.array_equal(trials.feasible[done], keeps[done])
+    assert np.array_equal(np.isfinite(trials.scores), done & keeps)
+    assert result.best.value == trials.values[done & keeps].max()
+
+
+def test_constraints_on_what_only_scored_archs_have_wait_for_the_first_of_them():
+    everything_fails = fails_at(*range(24))
+    with pytest.raises(NasplugError, match="every trial failed"):
+        search(evaluate=everything_fails, constraints=["latency<=2"], budget=24)
+    with pytest.raises(NasplugError, match="unknown constraint on 'latenzy'"):
+        search(evaluate=fails_at(0, 1), constraints=["latenzy<=2"], budget=24)
+    with pytest.raises(NasplugError, match="does not know its FLOPs"):
+        search(space=MEASURED, constraints=["flops<=2"])
+
+
+# ---- what is told, and what is kept with it
+
+
+def test_a_row_is_told_once():
+    class Twice:
+        @hookimpl
+        def evaluate(self, candidates):
+            candidates.tell(values=1.0)
+            return candidates.tell(0, values=2.0)
+
+    with pytest.raises(NasplugError, match="row 0 of the trials was told already"):
+        search(plugins=[Twice()])
+
+
+def test_numbers_and_arrays_of_numpy_are_kept_as_python_has_them(tmp_path):
+    def evaluate(arch, trial):
+        trial.set_user_attr("n", np.int64(3))
+        trial.set_user_attr("x", np.arange(4).reshape(2, 2) / 2)
+        trial.set_user_attr("nested", {"a": [np.bool_(True), None, "b"], 5: (1, 2.5)})
+        return score(arch)
+
+    trial = search(evaluate=evaluate, budget=1, out=tmp_path / "run").best
+    assert trial.user_attrs == {
+        "n": 3, "x": [[0.0, 0.5], [1.0, 1.5]], "nested": {"a": [True, None, "b"], "5": [1, 2.5]},
+    }  # fmt: skip
+    assert type(trial.user_attrs["n"]) is int
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [object(), {1, 2}, b"bytes", 1j, [{"deep": object()}], np.array([object()]), np.array([1j])],
+)
+def test_what_json_cannot_hold_is_refused_by_name(thing):
+    def evaluate(arch, trial):
+        trial.set_user_attr("f", thing)
+        return score(arch)
+
+    with pytest.raises(NasplugError, match="user attribute 'f' holds a"):
+        search(evaluate=evaluate, budget=2)
+
+    def behind_its_back(arch, trial):
+        trial.user_attrs["g"] = thing
+        return score(arch)
+
+    with pytest.raises(NasplugError, match="note 'g' of a trial holds a"):
+        search(evaluate=behind_its_back, budget=2)
+
+    class Notes(Uniform):
+        @hookimpl
+        def evaluate(self, search, candidates):
+            candidates.notes[0] = {"h": thing}
+            return candidates.tell(values=1.0)
+
+    with pytest.raises(NasplugError, match="note 'h' of a trial holds a"):
+        search(Notes(), evaluate=None)
+
+
+def test_notes_of_a_method_are_kept():
+    class Notes(Uniform):
+        @hookimpl
+        def evaluate(self, search, candidates):
+            candidates.notes[0] = {"loss": np.float32(0.5), "shares": np.ones(2)}
+            return candidates.tell(values=1.0)
+
+    result = search(Notes(), evaluate=None, budget=1)
+    assert result.best.user_attrs == {"loss": 0.5, "shares": [1.0, 1.0]}
+
+
+def with_default(arch, epochs=3):
+    assert epochs == 3
+    return score(arch)
+
+
+def named(arch, trial):
+    return score(arch) + 100 * trial.number
+
+
+def by_keyword(arch, *, trial):
+    return score(arch) + 100 * trial.number
+
+
+def by_keyword_or_none(arch, epochs=3, trial=None):
+    assert epochs == 3
+    return score(arch) + 100 * trial.number
+
+
+def other_name(arch, other):
+    return score(arch) + 100 * other.number
+
+
+def only_by_place(arch, trial, /):
+    return score(arch) + 100 * trial.number
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "given"),
+    [
+        (with_default, False), (lambda arch, **more: score(arch) if not more else 1 / 0, False),
+        (lambda arch, *more: score(arch) if not more else 1 / 0, False), (named, True),
+        (by_keyword, True), (by_keyword_or_none, True), (other_name, True), (only_by_place, True),
+    ],
+)  # fmt: skip
+def test_the_trial_is_handed_to_those_who_ask_for_it(evaluate, given):
+    result = search(evaluate=evaluate, budget=3)
+    for trial in result.search.trials:
+        assert trial.value == score(trial.params) + 100 * given * trial.number
+
+
+# ---- errors that name the plugin
+
+
+class Sore:
+    """Anything that somebody could hold: comparing with it fails, asking whether it is true too."""
+
+    def __eq__(self, other):
+        raise RuntimeError("no comparisons")
+
+    __hash__ = object.__hash__
+
+    def __bool__(self):
+        raise RuntimeError("no truth")
+
+    def work(self):
+        raise ValueError("boom")
+
+
+def test_the_plugin_is_named_whatever_its_helpers_are():
+    class Hurt(Uniform):
+        @hookimpl
+        def propose(self, search, subspace):
+            Sore().work()
+
+    with pytest.raises(NasplugError, match="plugin 'Hurt', in propose: ValueError: boom"):
+        search(Hurt())
+
+
+def test_an_error_inside_a_tensor_is_the_plugins():
+    torch = pytest.importorskip("torch")
+
+    class Torn(Uniform):
+        @hookimpl
+        def update(self):
+            torch.zeros(2, 3).reshape(5).split("a")
+
+    class Splits(Uniform):
+        @hookimpl
+        def update(self):
+            torch.zeros(3).split("a")  # a method in Python, whose self is the tensor
+
+    for method in (Torn(), Splits()):
+        name = type(method).__name__
+        with pytest.raises(NasplugError, match=f"plugin '{name}', in update: "):
+            search(method)
+
+
+def test_other_plugins_and_setup_are_named_too():
+    class Listener:
+        @hookimpl
+        def update(self):
+            raise OSError("disk full")
+
+    class Unready(Uniform):
+        def setup(self, search):
+            raise TypeError("no")
+
+    with pytest.raises(NasplugError, match="plugin 'Listener', in update: OSError: disk full"):
+        search(plugins=[Listener()])
+    with pytest.raises(NasplugError, match="plugin 'Unready', in setup: TypeError: no"):
+        search(Unready())
+
+
+# ---- which space it is
+
+
+def test_two_spaces_of_ones_own_are_told_apart(tmp_path):
+    other = Space({"width": [1, 2, 3, 5], "depth": [1, 2, 3], "act": ["relu", "gelu"]})
+    assert other.name == SPACE.name == "custom"
+    region = Mask(other, {"width": [1, 5]})
+    with pytest.raises(NasplugError, match="is no region of custom"):
+        search(within=region)
+    same = Mask(Space(SPACE.decisions, "another name"), {"width": [1, 2]})
+    assert search(within=same).best.value == 6
+
+    class Shrinks(Uniform):
+        @hookimpl
+        def select_final(self, search):
+            return region
+
+    search(Shrinks(), space=other, out=tmp_path / "run")
+    with pytest.raises(NasplugError, match="subspace of custom, whose archs are not custom's"):
+        search(within=tmp_path / "run")
+
+
+def test_hyperparameters_are_fixed_once_the_method_is_there():
+    method = Tuned(batch=3)
+    with pytest.raises(NasplugError, match=r"batch is fixed .*: Tuned\(batch=9\)"):
+        method.batch = 9
+    assert method.batch == 3
+
+
+def test_search_is_a_function_and_no_module():
+    with pytest.raises(ModuleNotFoundError, match=r"nasplug\.search"):
+        importlib.import_module("nasplug.search")
+    assert callable(nasplug.search)
+
+
+@pytest.mark.parametrize("repeats", ["free", "count"])
+def test_a_method_that_proposes_nothing_ends(repeats, monkeypatch):
+    monkeypatch.setattr("nasplug.kernel.search.PATIENCE", 20)
+
+    class Idle(Uniform):
+        """After three rounds."""
+
+        @hookimpl
+        def propose(self, search, subspace):
+            return subspace.sample(int(search.round < 3), search.rng)
+
+    result = search(Idle(), budget=10, repeats=repeats)
+    assert result.search.stopped.startswith("nothing new is proposed")
+    assert result.search.round == 23

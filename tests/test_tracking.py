@@ -275,6 +275,35 @@ def test_killed_with_its_tracker_then_synced_then_resumed(runs, tmp_path):
     assert len(journal(out)) == 60
 
 
+def test_a_search_lives_as_long_as_somebody_holds_its_directory(runs):
+    selection = nasplug.search(Sampler(), space=SPACE, evaluate=score, budget=9)
+    assert tracking.wait(PATIENCE)
+    directory = RunDirectory.open(selection.run_dir)
+    directory.set_status("running")
+    directory.lock()
+    assert not tracking.sync(selection.run_dir)["complete"]
+    assert directory.status()["state"] == "running"
+    directory.close()
+    assert tracking.sync(selection.run_dir)["complete"]
+    assert directory.status()["error"] == "the process died"
+    assert ending(runs, tracking.run_id(selection.run_dir)) == "KILLED"
+
+
+def test_a_store_that_is_lost_is_filled_again(runs):
+    selection = nasplug.search(Sampler(), space=SPACE, evaluate=score, budget=9)
+    assert tracking.wait(PATIENCE)
+    run = tracking.run_id(selection.run_dir)
+    with contextlib.closing(sqlite3.connect(runs / "mlflow.db", timeout=60)) as store:
+        for table in ("metrics", "latest_metrics", "params", "tags"):
+            store.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (run,))
+        store.execute("DELETE FROM runs WHERE run_uuid = ?", (run,))
+        store.commit()
+    answer = tracking.sync(selection.run_dir)
+    assert (answer["trials"], answer["complete"]) == (9, True)
+    assert answer["run_id"] != run
+    assert [step for step, _ in points(runs, answer["run_id"], "value")] == list(range(9))
+
+
 def test_processes_that_create_the_store_at_the_same_time(tmp_path):
     for number in (20, 40):
         (tmp_path / str(number)).touch()

@@ -14,12 +14,12 @@ pytest.importorskip("sklearn")
 from nasplug.nn.data import Images, cifar10, digits  # noqa: E402
 from nasplug.nn.training import accuracy, initialise, train  # noqa: E402
 
-SPACE = NB201()
+SPACE = NB201("digits", C=4, N=1)
 ARCH = SPACE.from_str("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|skip_connect~0|none~1|none~2|")
 
 
 def network(seed):
-    return initialise(lambda: SPACE.build(ARCH, C=4, N=1, in_channels=1), seed)
+    return initialise(lambda: SPACE.build(ARCH), seed)
 
 
 def run(seed, **options):
@@ -70,7 +70,7 @@ def test_training_learns_and_counts():
     result = train(network(0), digits(), epochs=5, seed=0)
     assert result["value"] > 80
     assert result["report"] > 80
-    assert result["params"] == SPACE.params(ARCH[None], C=4, N=1, in_channels=1)[0]
+    assert result["params"] == SPACE.params(ARCH[None])[0]
     assert (result["epochs"], result["pruned"]) == (5, False)
 
 
@@ -137,7 +137,7 @@ def test_cifar10_reads_jpegs_and_trains(tmp_path):
     assert (data.in_channels, data.resolution) == (3, 32)
     reds = data.test[0][:, 0].float().mean((1, 2))
     np.testing.assert_allclose(reds, data.test[1] * 25, atol=4)
-    result = train(SPACE.build(ARCH, C=4, N=1), data, epochs=1, seed=0)
+    result = train(data.size(SPACE).build(ARCH), data, epochs=1, seed=0)
     assert 0 <= result["value"] <= 100
 
 

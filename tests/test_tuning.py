@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import nasplug
@@ -20,8 +21,9 @@ from optuna.trial import TrialState
 
 from nasplug.tracking import read_lines
 from nasplug.tracking.locks import Presence
+from nasplug.tuning import report
 from nasplug.tuning.space import HyperparameterSpace
-from nasplug.tuning.storage import counted
+from nasplug.tuning.storage import RETRIES, Roll, counted, next_position
 
 SPACE = Space({f"d{i}": range(4) for i in range(6)}, name="toy")
 
@@ -313,7 +315,7 @@ def test_the_cost_of_a_table_that_states_none_is_the_searches_time(
 def test_an_objective_that_nobody_knows(tmp_path):
     with pytest.raises(NasplugError, match=r"objective 'report' is not known here; known: cost"):
         tune(tmp_path / "s", objectives=("value", "report"))
-    assert [file.name for file in (tmp_path / "s").glob("*.lock")] == ["s.lock"]
+    assert [file.name for file in (tmp_path / "s").glob("*.lock")] == ["study.db.lock"]
 
 
 class Fragile(Noisy):
@@ -330,6 +332,67 @@ def test_hyperparameters_that_a_method_refuses(tmp_path):
     assert failed
     assert all(trial.user_attrs["error"] == "the level is too low" for trial in failed)
     assert len(study.trials) == 8
+    assert (
+        report.table(study)[-1][""] == f"{len(failed)} failed; the last said: the level is too low"
+    )
+    summary = report.summary(study, tmp_path / "s")
+    assert (summary["failed"], summary["last_error"]) == (len(failed), "the level is too low")
+    assert summary["states"]["fail"] == len(failed)
+    assert report.headline(study).endswith(f", {len(failed)} failed")
+    assert "failed" not in str(report.table(tune(tmp_path / "t", trials=1)))
+
+
+def test_a_study_within_a_part_of_the_space_and_under_limits(tmp_path):
+    half = nasplug.Mask(SPACE, {"d0": [0, 1]})
+    options = {"within": half, "constraints": ["size<=6"]}
+
+    def sized(arch):
+        return {"value": score(arch), "size": float(arch["d5"] * 3)}
+
+    first = offered(tune(tmp_path / "s", evaluate=sized, trials=2, **options))
+    records = [r for r, _ in read_lines(tmp_path / "s/searches.jsonl") if "arch" in r]
+    archs = np.array([SPACE.from_str(record["arch"]) for record in records])
+    assert half.contains(archs).all()
+    assert (3 * archs[:, 5] <= 6).all()
+    with pytest.raises(NasplugError, match="has within"):
+        tune(tmp_path / "s", evaluate=sized, trials=3)
+    again = tune(tmp_path / "s", evaluate=sized, trials=3, **options)
+    assert offered(again)[:2] == first
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("ddsas", {"params": ("lr",), "batch": 16, "M": 2}),
+        ("regularized-evolution", {"params": ("population",), "tournament": 1}),
+    ],
+)
+def test_a_space_and_a_data_set(tmp_path, method, options):
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(60, 3, 8, 8, generator=generator)
+    mine = torch.utils.data.TensorDataset(images, torch.randint(3, (60,), generator=generator))
+    study = nasplug.tune(
+        method, space=nasplug.space("nb201:C=2,N=1"), data=mine, trials=2, seeds=2, budget=2,
+        out=tmp_path / "s", tracking=False, **options,
+    )  # fmt: skip
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
+    written = json.loads((tmp_path / "s/study.json").read_text())
+    assert written["problem"] == "nb201:C=2,N=1,classes=3,resolution=8/data"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on": "nb201/digits", "data": "digits"}, "not both"),
+        ({"space": SPACE}, "how are archs of the space scored"),
+        ({"space": SPACE, "evaluate": score, "data": "digits"}, "not both"),
+        ({}, "what to search"),
+    ],
+)
+def test_what_is_searched_is_described_as_to_search(tmp_path, options, message):
+    with pytest.raises(NasplugError, match=message):
+        nasplug.tune(Climber, out=tmp_path / "s", tracking=False, **options)
 
 
 def test_every_trial_fails(tmp_path):
@@ -354,6 +417,62 @@ def test_storage_by_url(tmp_path, url):
     again = tune(tmp_path / "elsewhere/s", storage=url, evaluate=score)
     assert offered(again) == offered(study)
     assert not (tmp_path / "elsewhere/s/searches.jsonl").exists()
+
+
+def test_one_trial_too_many_does_not_count(tmp_path, monkeypatch):
+    """As if another machine, which does not see this one's lock, had asked at the same time."""
+    ahead = iter([5, 5])
+
+    def late(study, wanted):
+        position = next_position(study, wanted)
+        return next(ahead, None) if position is None else position
+
+    monkeypatch.setattr("nasplug.tuning.worker.next_position", late)
+    study = tune(tmp_path / "s")
+    assert offered(study)[:6] == offered(tune(tmp_path / "plain"))
+    assert [trial.state for trial in study.trials[6:]] == [TrialState.FAIL] * 2
+    assert [trial.number for trial in counted(study)] == list(range(6))
+    assert report.failures(study) == (0, "")
+    # They do not count as begun if more trials are wanted later.
+    assert len(counted(tune(tmp_path / "s", trials=8))) == 8
+
+
+def test_a_worker_is_seen_to_live(tmp_path):
+    file = tmp_path / "worker-1.lock"
+    assert Presence.seen(file) is None
+    with Presence(file) as worker:
+        assert worker.acquire()
+        assert not Presence(file).acquire()
+        assert Presence.seen(file) is True
+    assert Presence.seen(file) is None
+    code = f"""
+import os
+from pathlib import Path
+from nasplug.tracking.locks import Presence
+Presence(Path({str(file)!r})).__enter__()
+os._exit(1)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert file.exists()
+    assert Presence.seen(file) is False
+    assert not file.exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_dead_worker_had_begun_waits_again_but_not_for_ever(tmp_path):
+    study = tune(tmp_path / "s", trials=2)
+    for _ in range(RETRIES + 1):
+        trial = study.ask()
+        trial.set_user_attr("worker", "worker-dead")
+        Roll(study, f"sqlite:///{tmp_path}/s/study.db", tmp_path / "s").reclaim()
+    last = counted(study)[-1]
+    assert (len(counted(study)), last.state) == (3, TrialState.FAIL)
+    assert report.failures(study) == (1, "its workers died")
+    # Another machine's worker is not known to be dead, only its heartbeats tell.
+    trial = study.ask()
+    trial.set_user_attr("worker", "worker-elsewhere")
+    Roll(study, "postgresql://host/database", tmp_path / "s").reclaim()
+    assert study.trials[trial.number].state == TrialState.RUNNING
 
 
 def test_two_workers(tmp_path, nb201_table, monkeypatch):

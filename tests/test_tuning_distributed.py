@@ -168,6 +168,35 @@ def test_two_machines_of_which_one_is_killed(storage, tmp_path, request):
         assert len(set(keys)) == TRIALS * SEEDS
 
 
+@pytest.mark.parametrize("storage", ["sqlite", "postgresql"])
+def test_machines_that_begin_at_the_same_time(storage, tmp_path, request):
+    url = f"sqlite:///{tmp_path}/s.db"
+    if storage == "postgresql":
+        url = request.getfixturevalue("postgresql")
+    script = tmp_path / "share.py"
+    script.write_text(SCRIPT.format(trials=TRIALS, seeds=1, url=url))
+    folders = [tmp_path / name / "hurried" for name in "abc"]
+    processes = [
+        subprocess.Popen([sys.executable, str(script), str(folder)], stderr=subprocess.PIPE)
+        for folder in folders
+    ]
+    for process in processes:
+        _, error = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, error.decode()
+    study = optuna.load_study(study_name="hurried", storage=open_storage(url))
+    kept = counted(study)
+    assert [trial.state in FINISHED for trial in kept] == [True] * TRIALS
+    assert kept[0].params == {"K": 3, "L": 3}
+    assert sum(trial.params == kept[0].params for trial in kept) == 1
+    rest = [trial for trial in study.trials if trial not in kept]
+    assert all(trial.user_attrs["surplus"] for trial in rest)
+    if storage == "sqlite":  # they share a lock under which they ask
+        assert not rest
+    for folder in folders:
+        best = json.loads((folder / "best.json").read_text())
+        assert best["value"] == study.best_value
+
+
 # ---- MLflow
 
 

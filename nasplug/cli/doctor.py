@@ -210,7 +210,8 @@ def _data_files(name: str) -> Iterator[Check]:
     folder = Path(said).expanduser()
     sums = checksums(folder)
     tables = registry().get("evaluator", "table")
-    if space.name not in tables.layouts:
+    trained = data in registry().get("evaluator", "train").data(space)
+    if space.name not in tables.layouts or (trained and data not in tables.data(space)):
         return
     file = tables.path(space, data)
     if file.exists():

@@ -30,7 +30,7 @@ from nasplug.kernel.subspace import Layered, Region
 from nasplug.run.api import resume as continue_search
 from nasplug.run.api import search
 from nasplug.run.directory import RunDirectory
-from nasplug.run.report import table
+from nasplug.run.report import brief, table
 from nasplug.tracking import run_id, wait
 
 SHOWN = 10  # archs in the table that a run ends with
@@ -121,7 +121,7 @@ def _finish(selection: Selection, tracked: bool, as_json: bool) -> None:
             run = run_id(directory)
             show_fact("MLflow run", run, as_json)
     if as_json:
-        show_json({**selection.to_dict(), "mlflow_run_id": run})
+        show_json({**brief(selection), "mlflow_run_id": run})
 
 
 class _Witness:

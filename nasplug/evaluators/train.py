@@ -21,7 +21,7 @@ from nasplug.nn.training import initialise, train
 class TrainEvaluator(FunctionEvaluator):
     """The reward is the validation accuracy, the report the test accuracy, both in %.
 
-    data: a name that `nasplug.nn.load` knows, or images of the user's own, to whose shape and
+    data: a name that `nasplug.nn.load` knows, or images of the user's own; to their shape and
     classes the space is sized. The split and the training are fixed by the search's seed, so an
     arch has one value in a search. For spaces that build networks of images.
     """
@@ -39,7 +39,9 @@ class TrainEvaluator(FunctionEvaluator):
         self.name, self.seed = (data if isinstance(data, str) else ""), seed
         if not space.builds:
             raise NasplugError(f"{space.name} builds no networks that could be trained")
-        if not self.name:
+        if self.name in self.data(space):
+            space = space.for_data(self.name)
+        else:
             self.images = datasets.load(data, seed)
             space = self.images.size(space)
         self.space = space

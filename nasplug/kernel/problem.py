@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -172,13 +172,13 @@ def problem(
     if not slash or not data:
         raise NasplugError(f"a problem is named SPACE/DATA, such as nb201/digits; got {name!r}")
     sized = space(space_name).for_data(data)
-    classes, reasons = _evaluators(evaluator)
-    passed: list[Any] = []  # those that cannot score it
-    for candidate, cls in classes.items():
+    passed: list[Any] = []  # evaluators that cannot score it
+    reasons: list[str] = []
+    for candidate, cls in _evaluators(evaluator, reasons):
         if data not in cls.data(sized):
             passed.append(cls)
             continue
-        if cls.missing(sized, data):
+        if passed and cls.missing(sized, data):
             for better in passed:  # such as a table: not to be replaced by hours of training
                 better.missing(sized, data)
         scorer = cls(sized, data, reward=reward, report=report, seed=seed)
@@ -189,17 +189,16 @@ def problem(
     raise unknown(f"problem{scored}", data, known, fix, prefix=f"{space_name}/")
 
 
-def _evaluators(name: str | None = None) -> tuple[dict[str, Any], list[str]]:
-    """{name: class} of every evaluator, or of one, and why others do not load."""
-    if name:
-        return {name: registry().get("evaluator", name)}, []
-    classes, reasons = {}, []
-    for one in registry().evaluators:
+def _evaluators(name: str | None, reasons: list[str]) -> Iterator[tuple[str, Any]]:
+    """Every evaluator, or one, and its class, loaded when it comes to it; why others do not load
+    is added to `reasons`."""
+    for one in [name] if name else registry().evaluators:
         try:
-            classes[one] = registry().get("evaluator", one)
+            yield one, registry().get("evaluator", one)
         except NasplugError as error:
+            if name:
+                raise
             reasons.append(str(error))
-    return classes, reasons
 
 
 def problems() -> list[dict[str, Any]]:
@@ -208,7 +207,7 @@ def problems() -> list[dict[str, Any]]:
     for name in registry().spaces:
         found = space(name)
         scored: dict[str, list[str]] = {}
-        for evaluator, cls in _evaluators()[0].items():
+        for evaluator, cls in _evaluators(None, []):
             for data in cls.data(found):
                 scored.setdefault(data, []).append(evaluator)
         rows += [{"problem": f"{name}/{d}", "evaluators": scored[d]} for d in sorted(scored)]
@@ -222,7 +221,7 @@ class Constraint:
     """A limit such as ``flops <= 300e6``: on ``params``, ``flops`` or a metric of the trials."""
 
     def __init__(self, text: str) -> None:
-        match = re.fullmatch(r"\s*([\w@/.-]+?)\s*(<=|>=|<|>)\s*([-+\d.eE]+)\s*", text)
+        match = re.fullmatch(r"\s*([\w@/.-]+?)\s*(<=|>=|<|>)\s*([-+\d.eE]+)\s*", str(text))
         try:
             self.limit = float(match[3]) if match else np.nan
         except ValueError:

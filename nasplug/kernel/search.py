@@ -49,11 +49,8 @@ class Search:
         constraints: Sequence[str] = (),
         plugins: Sequence[Any] = (),
     ) -> None:
-        for name, limit in (
-            ("budget", budget),
-            ("max_cost", max_cost),
-            ("max_seconds", max_seconds),
-        ):
+        limits = {"budget": budget, "max_cost": max_cost, "max_seconds": max_seconds}
+        for name, limit in limits.items():
             if limit is None and name != "budget":
                 continue
             if not isinstance(limit, int | float | np.number):
@@ -87,7 +84,7 @@ class Search:
         self.activity = ""  # what a long round is about, for whoever watches
         self.listeners: list[Callable[[Trials, npt.NDArray[np.intp]], None]] = []
         self._start = time.perf_counter()
-        self._ended: float | None = None
+        self.ended: float | None = None  # its seconds, once it has ended
 
         self.pm = pluggy.PluginManager("nasplug")
         self.pm.add_hookspecs(hookspecs)
@@ -115,7 +112,7 @@ class Search:
                 trials = hook.evaluate(search=self, candidates=candidates)
                 self.round += 1
                 hook.update(search=self, trials=trials)
-            self._ended = self.elapsed
+            self.ended = self.elapsed
             best_trials(self.trials, 1)  # or an error that says why there is none
             return Selection.of(hook.select_final(search=self), self)
 
@@ -160,7 +157,7 @@ class Search:
     @property
     def elapsed(self) -> float:
         """Seconds of search, those before an interruption counted in."""
-        return time.perf_counter() - self._start if self._ended is None else self._ended
+        return time.perf_counter() - self._start if self.ended is None else self.ended
 
     @elapsed.setter
     def elapsed(self, seconds: float) -> None:
@@ -215,10 +212,12 @@ class Search:
             raise
         except Exception as error:
             where = "the search"
-            names = {id(plugin): name for name, plugin in self.pm.list_name_plugin()}
+            names = {
+                id(plugin): type(plugin).__name__ if name.isdigit() else name  # pluggy's: its id
+                for name, plugin in self.pm.list_name_plugin()
+            } | {id(self.method): self.method_name}
             for frame, _ in traceback.walk_tb(error.__traceback__):
                 if name := names.get(id(frame.f_locals.get("self"))):
-                    name = self.method_name if name == "method" else name
                     where = f"plugin {name!r}, in {frame.f_code.co_name}"
             raise NasplugError(
                 f"{where}: {type(error).__name__}: {error} (in round {self.round}; "
@@ -273,7 +272,7 @@ class _Cache:
     def __init__(self, count: bool) -> None:
         self.count = count
         self.numbers: dict[Any, int] = {}  # key of an arch -> the trial that scored it
-        self.unchanged = 0  # repeats since the last new arch
+        self.unchanged = 0  # repeats that do not count, and rounds of nothing, since a new trial
 
     @hookimpl(wrapper=True, tryfirst=True)
     def evaluate(
@@ -282,7 +281,7 @@ class _Cache:
         if not isinstance(candidates, Trials):
             return (yield)
         repeats, sources = self._number(search, candidates)
-        candidates.states[repeats] = State.COMPLETE  # no longer waiting
+        candidates.states[repeats] = State.COMPLETE.value  # no longer waiting
         trials = yield
         if repeats:
             rows = np.array(repeats)
@@ -294,6 +293,7 @@ class _Cache:
         """Give the rows their numbers; returns the repeated rows and the trials they repeat."""
         numbers, number, last = [], len(search.trials), len(search.trials) + search.remaining
         repeats, sources = [], []
+        self.unchanged += not len(candidates)
         for row, key in enumerate(search.space.keys(candidates.archs)):
             source = self.numbers.get(key)
             if (source is None or self.count) and number == last:
@@ -301,20 +301,19 @@ class _Cache:
                 break
             if source is None:
                 self.numbers[key] = number
-                self.unchanged = 0
             else:
                 repeats.append(row)
                 sources.append(source)
-                self.unchanged += 1
             if source is None or self.count:
                 numbers.append(number)
                 number += 1
+                self.unchanged = 0
             else:
                 numbers.append(-1)
+                self.unchanged += 1
         candidates.numbers = np.array(numbers, dtype=np.int64)
         return repeats, sources
 
     def exhausted(self, search: Search) -> bool:
-        if self.count:
-            return False
-        return self.unchanged >= PATIENCE or len(self.numbers) >= search.region.size
+        everything = not self.count and len(self.numbers) >= search.region.size
+        return everything or self.unchanged >= PATIENCE

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from nasplug.errors import NasplugError
 from nasplug.kernel.space import Archs
 from nasplug.kernel.subspace import Subspace
-from nasplug.kernel.trial import State, Trial, Trials
+from nasplug.kernel.trial import Trial, Trials
 
 
 class Selection:
@@ -95,24 +95,6 @@ class Selection:
         folder: Path | None = self.search.folder
         return folder
 
-    def to_dict(self) -> dict[str, Any]:
-        """The summary that ``--json`` prints and selection.json holds."""
-        search, best = self.search, self.best
-        return {
-            "method": search.method_name,
-            "problem": search.problem.name,
-            "seed": search.seed,
-            "trials": len(search.trials),
-            "failed": int((search.trials.states == State.FAILED).sum()),
-            "best": {
-                "arch": str(best),
-                "value": None if math.isnan(best.value) else best.value,
-                "report": self.report,
-            },
-            "seconds": round(search.elapsed, 3),
-            "run_dir": str(self.run_dir) if self.run_dir else None,
-        }
-
     def __repr__(self) -> str:
         best = self.best
         return f"<Selection by {self.search.method_name}: {best}, value {best.value:.4g}>"
@@ -120,6 +102,8 @@ class Selection:
 
 def best_trials(trials: Trials, n: int) -> Archs:
     """(<= n, d) the distinct archs with the best scores."""
+    if not len(trials):
+        raise NasplugError("the search ended before its first trial; give it more time")
     scores = trials.scores
     order = np.argsort(-scores, kind="stable")
     order = order[np.isfinite(scores[order])]

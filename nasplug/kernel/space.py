@@ -74,7 +74,7 @@ class Space:
         if not isinstance(decisions, Mapping) or not decisions:
             raise NasplugError('a space needs decisions, such as {"width": [16, 32]}')
         for decision, choices in decisions.items():
-            if isinstance(choices, str) or len(choices) == 0:
+            if isinstance(choices, str) or not hasattr(choices, "__len__") or len(choices) == 0:
                 raise NasplugError(f"decision {decision!r} needs a list of at least one choice")
             if len({str(choice) for choice in choices}) < len(choices):
                 raise NasplugError(f"decision {decision!r} has the same choice twice: {choices}")
@@ -233,16 +233,18 @@ class Space:
         """{decision: choice} -> one arch (d,); choices compare by value or by their text."""
         for name in params:
             if name not in self.decisions:
-                raise unknown("decision", name, self.names)
+                raise unknown("decision", str(name), self.names)
         arch = []
         for name, choices in self.decisions.items():
             if name not in params:
                 raise NasplugError(f"decision {name!r} is missing")
-            wanted = params[name]
-            texts = [str(choice) for choice in choices]
-            if wanted not in choices and str(wanted) not in texts:
+            wanted, texts = params[name], [str(choice) for choice in choices]
+            if str(wanted) in texts:
+                arch.append(texts.index(str(wanted)))
+            elif isinstance(wanted, int | float | np.number) and wanted in choices:
+                arch.append(choices.index(wanted))
+            else:
                 raise unknown(f"choice of {name}", str(wanted), texts)
-            arch.append(choices.index(wanted) if wanted in choices else texts.index(str(wanted)))
         return np.array(arch, dtype=self.dtype)
 
     def to_str(self, arch: npt.ArrayLike) -> str:

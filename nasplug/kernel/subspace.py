@@ -46,12 +46,20 @@ class Subspace(ABC):
         By default a uniform one of those `distance` edits away. NasplugError if there is none.
         """
         rng = np.random.default_rng(seed)
-        archs = np.asarray(archs)
-        return redraw(
-            len(archs),
-            lambda rows: self.space.mutate(archs[rows], rng, distance),
-            lambda mutants, rows: self.contains(mutants),
-        )
+        archs = np.asarray(archs, dtype=self.space.dtype)
+        result, rows = archs.copy(), np.arange(len(archs))
+        for _ in range(TRIES):
+            drawn = self.space.mutate(archs[rows], rng, distance)
+            good = self.contains(drawn)
+            result[rows[good]] = drawn[good]
+            rows = rows[~good]
+        for row in rows:
+            near = self.neighbors(archs[row], distance)
+            if not len(near):
+                arch = self.space.to_str(archs[row])
+                raise NasplugError(f"{self.describe()} has nothing to mutate to from {arch}")
+            result[row] = near[rng.integers(len(near))]
+        return result
 
     @abstractmethod
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -81,7 +89,7 @@ class Subspace(ABC):
 
 Region = Space | Subspace
 
-TRIES = 8  # random edits of an arch before a set looks through its members
+TRIES = 8  # random edits of an arch before a region looks through its members
 
 
 class Mask(Subspace):
@@ -120,7 +128,7 @@ class Mask(Subspace):
         self._inner = np.argsort(self._outer, axis=1).astype(space.dtype)
         counts = self.allowed.sum(1)
         decisions = dict(zip(space.names, map(range, counts), strict=True))
-        self._product = _Inner(decisions, space, self.outer)
+        self._product = _Inner(decisions, space, self.outer, f"a mask of {space.name}")
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {"allowed": self.allowed}
@@ -161,10 +169,14 @@ class _Inner(Space):
     """
 
     def __init__(
-        self, decisions: Mapping[str, Sequence[Any]], space: Space, outer: Callable[[Archs], Archs]
+        self,
+        decisions: Mapping[str, Sequence[Any]],
+        space: Space,
+        outer: Callable[[Archs], Archs],
+        name: str,
     ) -> None:
         self._space, self._outer = space, outer
-        super().__init__(decisions, "inner")
+        super().__init__(decisions, name)
 
     def is_valid(self, archs: Archs) -> npt.NDArray[np.bool_]:
         return self._space.is_valid(self._outer(archs))
@@ -310,7 +322,7 @@ class Layered(Subspace):
                 raise NasplugError(f"layer {i} has the same choice twice")
         self._counts = np.array([len(rows) for rows in self.choices])
         layers = {f"layer{i}": range(n) for i, n in enumerate(self._counts)}
-        self._product = _Inner(layers, space, self.compose)
+        self._product = _Inner(layers, space, self.compose, f"layers of {space.name}")
         space.check(self.compose(np.arange(self._counts.max())[:, None] % self._counts))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -341,7 +353,10 @@ class Layered(Subspace):
         return self._product.size
 
     def contains(self, archs: Archs) -> npt.NDArray[np.bool_]:
-        return np.all(self.index(archs) >= 0, axis=1)
+        archs = np.asarray(archs)
+        inside = self.space.contains(archs)
+        inside[inside] = np.all(self.index(archs[inside]) >= 0, axis=1)
+        return inside
 
     def sample(self, n: int, seed: Seed = None) -> Archs:
         return self.compose(self._product.sample(n, seed))

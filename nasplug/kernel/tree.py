@@ -27,9 +27,11 @@ def jsonable(tree: Any, name: str) -> Any:
     there is something in it that JSON cannot hold."""
 
     def plain(leaf: Any) -> Any:
-        if isinstance(leaf, np.ndarray | np.generic):
-            leaf = leaf.tolist()
-        if leaf is None or isinstance(leaf, str | int | float | bool | list):
+        if isinstance(leaf, np.ndarray):
+            return map_leaves(plain, leaf.tolist(), key=str)
+        if isinstance(leaf, np.generic):
+            leaf = leaf.item()
+        if leaf is None or isinstance(leaf, str | int | float | bool):
             return leaf
         raise NasplugError(
             f"{name} holds a {type(leaf).__name__}, which cannot be written as JSON: keep numbers, "

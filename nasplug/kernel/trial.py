@@ -72,12 +72,12 @@ class Trials:
     @property
     def waiting(self) -> Rows:
         """The rows that an evaluator has to score."""
-        return np.flatnonzero(self.states == State.WAITING)
+        return np.flatnonzero(self.states == State.WAITING.value)  # numpy is slow with enums
 
     @property
     def scores(self) -> npt.NDArray[np.float64]:
         """Values with higher always better; -inf where failed or against a constraint."""
-        good = (self.states == State.COMPLETE) & self.feasible
+        good = (self.states == State.COMPLETE.value) & self.feasible
         return np.where(good, self.values if self.maximize else -self.values, -np.inf)
 
     @property
@@ -109,7 +109,10 @@ class Trials:
             raise NasplugError(f"row {told} of the trials was told already: each is scored once")
         for row in self.notes and rows.tolist():
             if row in self.notes:
-                self.notes[row] = jsonable(self.notes[row], "a note of a trial")
+                self.notes[row] = {
+                    str(key): jsonable(note, f"note {str(key)!r} of a trial")
+                    for key, note in self.notes[row].items()
+                }
         self.values[rows] = values
         if reports is not None:
             self.reports[rows] = reports
@@ -118,8 +121,9 @@ class Trials:
         for name, column in (metrics or {}).items():
             self._metric(name)[rows] = column
         finite = np.isfinite(self.values[rows])
-        self.states[rows] = state if finite.all() else np.where(finite, state, State.FAILED)
-        for row in rows[~finite].tolist():
+        codes = state.value if isinstance(state, State) else state
+        self.states[rows] = codes if finite.all() else np.where(finite, codes, State.FAILED)
+        for row in rows[~finite & ~self.repeats[rows]].tolist():
             self.notes.setdefault(row, {}).setdefault("error", "the value is not finite")
         if self.on_tell is not None:
             self.on_tell(self, rows)

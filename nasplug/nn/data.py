@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import count
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -15,45 +16,64 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
 
 from nasplug.errors import NasplugError
 from nasplug.kernel.space import Space
 
-IN_MEMORY = 2**31  # bytes of a user's data set that are kept as one tensor
+IN_MEMORY = 2**31  # bytes of a user's data set that are read into one tensor
+READERS = 8  # processes, at most, that read one that is larger
 PAIRS = "a Dataset gives pairs of an image and a class label, a whole number: 0, 1, 2, ..."
 SAMPLE = 5000  # images from which the mean and the spread of a user's data set are taken
 
 
-class Lazy:
-    """The images of a torch ``Dataset``, read when they are indexed, by threads.
-
-    Looks like an (n, c, h, w) tensor: ``lazy[indices]`` is a (b, c, h, w) tensor.
-    """
+class OnDisk(Dataset[Tensor]):
+    """The images of a torch ``Dataset`` that are read when they are needed, (n, c, h, w) in all."""
 
     def __init__(self, dataset: Any, indices: Tensor) -> None:
         self.dataset, self.indices = dataset, indices
-        self.shape = (len(indices), *self.read(0).shape)
-        self.pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
+        self.shape = (len(indices), *self[0].shape)
 
-    def read(self, row: int) -> Tensor:
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, row: int) -> Tensor:
         image = self.dataset[int(self.indices[row])][0]
         return image if isinstance(image, Tensor) else torch.tensor(np.asarray(image))
 
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        images = list(self.pool.map(self.read, rows.tolist()))
-        shapes = {tuple(image.shape) for image in images}
-        if len(shapes) > 1:
-            raise NasplugError(
-                "a Dataset must give images of one shape: resize or crop them, got "
-                f"{sorted(shapes)[:3]}"
-            )
-        return torch.stack(images)
-
-    def to(self, device: torch.device | str) -> Lazy:
+    def to(self, device: torch.device | str) -> OnDisk:
         return self
 
 
-Part = tuple[Tensor | Lazy, Tensor]  # (n, c, h, w) images of any type, (n,) int64 labels
+Part = tuple[Tensor | OnDisk, Tensor]  # (n, c, h, w) images of any type, (n,) int64 labels
+
+
+def read(images: Tensor | OnDisk, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """(b, c, h, w) images for each of some batches of rows (b,); what lies on disk is read by
+    processes, a few batches ahead."""
+    if isinstance(images, Tensor):
+        yield from (images[rows.to(images.device)] for rows in batches)
+        return
+    loader = DataLoader(
+        images, batch_sampler=(rows.tolist() for rows in batches),  # type: ignore[arg-type]
+        num_workers=min(READERS, os.cpu_count() or 1), collate_fn=_stack,
+        generator=torch.Generator(),
+    )  # fmt: skip
+    yield from map(_whole, loader)
+
+
+def _stack(images: list[Tensor]) -> Tensor | list[tuple[int, ...]]:
+    """One tensor, or the shapes that there are if it is more than one."""
+    shapes = sorted({tuple(image.shape) for image in images})
+    return torch.stack(images) if len(shapes) == 1 else shapes
+
+
+def _whole(batch: Tensor | list[tuple[int, ...]]) -> Tensor:
+    if isinstance(batch, Tensor):
+        return batch
+    raise NasplugError(
+        f"a Dataset must give images of one shape: resize or crop them, got {batch[:3]}"
+    )
 
 
 @dataclass(frozen=True)
@@ -134,30 +154,29 @@ class Stream:
         self.steps = max(1, n // batch)  # per epoch; what does not fill a batch waits
         self.batch = min(batch, n)
         self._epoch, self._order = -1, torch.zeros(0)
-        self._ahead: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
-        self._reader = ThreadPoolExecutor(1) if isinstance(part[0], Lazy) else None
+        self._next = -1
+        self._images: Iterator[Tensor] = iter(())
 
     def __getitem__(self, n: int) -> tuple[Tensor, Tensor]:
-        """(b, c, h, w) float32 images and (b,) labels; what is read from disk, one ahead."""
-        if self._reader is None:
-            return self._read(n)
-        batch = self._ahead[1].result() if self._ahead and self._ahead[0] == n else self._read(n)
-        self._ahead = n + 1, self._reader.submit(self._read, n + 1)
-        return batch
+        """(b, c, h, w) float32 images and (b,) labels."""
+        rows = self._rows(n)
+        if n != self._next:
+            self._images = read(self.part[0], map(self._rows, count(n)))
+        self._next = n + 1
+        labels = self.part[1]
+        x = self.data.normalise(next(self._images).to(labels.device))
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, n, 1))
+        return self.data.augment(x, generator), labels[rows.to(labels.device)]
 
-    def _read(self, n: int) -> tuple[Tensor, Tensor]:
+    def _rows(self, n: int) -> Tensor:
+        """The rows of batch n that are this process's share."""
         epoch, i = divmod(n, self.steps)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch, 0))
             self._order = torch.randperm(len(self.part[1]), generator=generator)
             self._epoch = epoch
         rows = self._order[i * self.batch : (i + 1) * self.batch]
-        rows = rows.tensor_split(self.share[1])[self.share[0]]
-        images, labels = self.part
-        rows = rows.to(labels.device)
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, n, 1))
-        x = self.data.normalise(images[rows].to(labels.device))
-        return self.data.augment(x, generator), labels[rows]
+        return rows.tensor_split(self.share[1])[self.share[0]]
 
 
 def mixed_seed(*numbers: int) -> int:
@@ -255,7 +274,7 @@ def from_datasets(
         raise NasplugError(
             f"a Dataset must give (channels, height, width) images, got {tuple(images.shape[1:])}"
         )
-    sample = images[torch.arange(min(SAMPLE, len(first[1])))].float()
+    sample = next(read(images, [torch.arange(min(SAMPLE, len(first[1])))])).float()
     std, mean = torch.std_mean(sample, (0, 2, 3), keepdim=True)
     classes = 1 + int(max(labels.max() for _, labels in (first, second, third)))
     return Images(first, second, third, classes, mean[0], std[0].clamp(min=1e-6), padding)
@@ -282,9 +301,10 @@ def _label(pair: Any) -> int:
 
 def _part(dataset: Any, labels: Tensor, rows: Tensor | None = None) -> Part:
     rows = torch.arange(len(labels)) if rows is None else rows
-    lazy = Lazy(dataset, rows)
-    size = len(rows) * lazy.read(0).nbytes
-    return (lazy[torch.arange(len(rows))] if size < IN_MEMORY else lazy), labels[rows]
+    images: Tensor | OnDisk = OnDisk(dataset, rows)
+    if len(rows) * images[0].nbytes < IN_MEMORY:
+        images = _whole(_stack([images[row] for row in range(len(rows))]))
+    return images, labels[rows]
 
 
 def digits(seed: int = 0) -> Images:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nasplug.nn.data import Images, Part
+from nasplug.nn.data import Images, Part, read
 
 Module = TypeVar("Module", bound=nn.Module)
 Report = Callable[[int, float], bool | None]  # (epoch, accuracy) -> whether to stop
@@ -71,8 +71,9 @@ def train(
         torch.manual_seed(seed)
         while epoch < epochs and not pruned:
             model.train()
-            for batch in torch.randperm(len(labels), generator=generator).tensor_split(steps):
-                inputs = data.augment(data.normalise(images[batch]), generator)
+            batches = torch.randperm(len(labels), generator=generator).tensor_split(steps)
+            for batch, raw in zip(batches, read(images, batches), strict=True):
+                inputs = data.augment(data.normalise(raw), generator)
                 loss = functional.cross_entropy(model(inputs.to(device)), labels[batch].to(device))
                 if not loss.isfinite():
                     raise FloatingPointError(f"the loss is {loss.item()} in epoch {epoch}")
@@ -112,8 +113,9 @@ def accuracy(model: nn.Module, data: Images, part: Part, limit: int | None = Non
     model.eval()
     images, labels = part[0], part[1][:limit]
     right = torch.zeros((), dtype=torch.int64, device=labels.device)
-    for rows in torch.split(torch.arange(len(labels), device=labels.device), 500):
-        logits = model(data.normalise(images[rows].to(data.mean.device)).to(device))
+    batches = torch.split(torch.arange(len(labels), device=labels.device), 500)
+    for rows, raw in zip(batches, read(images, batches), strict=True):
+        logits = model(data.normalise(raw.to(data.mean.device)).to(device))
         right += (logits.argmax(1).to(labels.device) == labels[rows]).sum()
     return 100 * right.item() / len(labels)
 
@@ -133,8 +135,9 @@ def recalibrate(model: nn.Module, data: Images, batches: int = 20, batch: int = 
             norm.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=device)
     model.train()
     images, labels = data.train
-    for rows in torch.split(torch.arange(len(labels), device=labels.device), batch)[:batches]:
-        model(data.normalise(images[rows].to(data.mean.device)).to(device))
+    rows = torch.split(torch.arange(len(labels), device=labels.device), batch)[:batches]
+    for raw in read(images, rows):
+        model(data.normalise(raw.to(data.mean.device)).to(device))
     return model.eval()
 
 

@@ -191,7 +191,9 @@ def _run(
             with bar(search, progress):
                 selection = search.run()
             reports.write(selection, directory.path)
-            end |= {"stopped": search.stopped, "seconds": search.elapsed}
+            end |= {
+                "stopped": search.stopped, "seconds": search.elapsed, "rounds": search.round,
+            }  # fmt: skip
     finally:
         directory.close()
     return selection

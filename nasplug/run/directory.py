@@ -95,6 +95,8 @@ class RunDirectory:
 
     def in_use(self) -> bool:
         """Whether some process holds it: a search without an end that nobody holds has died."""
+        if self._lock.is_locked:
+            return True
         try:
             with self._lock.acquire(timeout=0):
                 return False

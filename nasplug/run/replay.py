@@ -44,7 +44,9 @@ class Replay:
         self._past = {row.number: row for row in past[done:]}  # those that are not replayed yet
         status = directory.status()
         self._end = status if status.get("state") == "finished" else None
-        self._end_as_before()
+        # Until then no clock: what was scored is kept, however long it takes to replay.
+        self._max_seconds, search.max_seconds = search.max_seconds, None
+        self._go_on()
         search.folder = directory.path
         search.listeners.insert(0, self._write)
         search.pm.register(self, "journal")
@@ -64,14 +66,18 @@ class Replay:
     @hookimpl(trylast=True)
     def update(self) -> None:
         """A checkpoint after each round of a method that keeps a state."""
-        self._end_as_before()
+        self._go_on()
         if (state := self.search.state()) is not None:
             self.directory.save_checkpoint({"trials": len(self.search.trials), **state})
 
-    def _end_as_before(self) -> None:
-        """A search that had finished ends where it did, whatever the clock says."""
-        if self._end is not None and not self._past:
-            self.search.elapsed = self._end["seconds"]
+    def _go_on(self) -> None:
+        """Once all is replayed: a search that had finished ends in the round in which it did."""
+        if self._past:
+            return
+        if self._end is None:
+            self.search.max_seconds = self._max_seconds
+        elif self.search.round >= self._end["rounds"]:
+            self.search.ended = self._end["seconds"]
             self.search.stop(self._end["stopped"])
 
     def _restore(self, past: Sequence[Row]) -> None:

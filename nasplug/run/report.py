@@ -40,11 +40,26 @@ def write(selection: Selection, path: Path) -> None:
         draw_picture(path / name, draw_figure)
 
 
+def brief(selection: Selection) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    search, best = selection.search, selection.best
+    return {
+        "method": search.method_name,
+        "problem": search.problem.name,
+        "seed": search.seed,
+        "trials": len(search.trials),
+        "failed": int((search.trials.states == State.FAILED).sum()),
+        "best": {"arch": str(best), "value": _number(best.value), "report": selection.report},
+        "seconds": round(search.elapsed, 3),
+        "run_dir": str(selection.run_dir) if selection.run_dir else None,
+    }
+
+
 def summary(selection: Selection, n: int = RANKED) -> dict[str, Any]:
-    """selection.json: the summary, the selected archs best first, and what is known of each."""
+    """selection.json: the same, the selected archs best first, and what is known of each."""
     problem, subspace = selection.search.problem, selection.subspace
     return {
-        **selection.to_dict(),
+        **brief(selection),
         "reward": problem.reward,
         "report": problem.report,
         "stopped": selection.search.stopped,

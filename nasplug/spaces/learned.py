@@ -92,8 +92,14 @@ class Learned(SkeletonSpace):
     def layered(self) -> Layered:
         return Layered(self, [np.arange(n)[:, None] for n in self.cardinalities])
 
+    def names_of(self, layers: Layered) -> list[list[str]]:
+        return [
+            [self.decisions[name][int(row[0])] for row in rows]
+            for name, rows in zip(self.names, layers.choices, strict=True)
+        ]
+
     def layer_str(self, choice: npt.ArrayLike) -> str:
-        raise NotImplementedError  # the names of a choice depend on its layer: see `to_str`
+        raise NotImplementedError  # the names of a choice depend on its layer: see `names_of`
 
     def layer_from_str(self, text: str) -> Archs:
         raise NotImplementedError

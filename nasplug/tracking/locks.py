@@ -21,22 +21,16 @@ class Presence:
 
     def acquire(self) -> bool:
         """Hold it until `release`; False if another process does."""
-        try:
-            self._lock.acquire()
-        except Timeout:
-            return False
-        return True
+        if not self._lock.is_locked:
+            with contextlib.suppress(Timeout):
+                self._lock.acquire()
+        return self._lock.is_locked
 
     def release(self) -> None:
         if self._lock.is_locked:
             with contextlib.suppress(OSError):  # Windows keeps what is open
-                self.file.unlink(missing_ok=True)
+                self.file.unlink()
             self._lock.release()
-
-    @property
-    def held(self) -> bool:
-        """Whether this object holds it."""
-        return self._lock.is_locked
 
     @classmethod
     def seen(cls, file: Path) -> bool | None:
@@ -44,7 +38,7 @@ class Presence:
         if not file.exists():
             return None
         with cls(file) as found:
-            return not found.held
+            return not found._lock.is_locked
 
     def __enter__(self) -> Self:
         self.acquire()

@@ -19,7 +19,7 @@ import shlex
 import time
 import traceback
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -38,9 +38,8 @@ from nasplug.run.journal import FILE, Journal, Row
 from nasplug.tracking import artifact_folder, redacted
 from nasplug.tracking.locks import Presence
 
-METRICS = 1000  # that MLflow takes in one batch
-PARAM, TAG = 6000, 5000  # characters that MLflow keeps
-PARAMS = 100  # in one batch
+METRICS, PARAMS = 900, 100  # that MLflow takes in one batch
+PARAM, TAG = 6000, 5000  # characters that it keeps
 MEASURED = 100  # further metrics of a trial that are sent
 LOOK = 1000  # trials read at a time
 FIRST = 1.0  # seconds without a trial after which a search gets its MLflow run all the same
@@ -102,11 +101,17 @@ class Sender:
             progress = self._step()
         except Exception as error:
             self._unsure = True
+            lost = getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
+            if lost and not self._verified and self._notes.get("run_id"):
+                self._note(**NOTHING_SENT)  # the store is a new one: all is sent anew
+                return True
             self._failed(error)
             return False
         finally:
             if self.done:
-                self._close()
+                if self._journal is not None:
+                    self._journal.close()
+                self._lock.release()
         self._well, self._pause = time.monotonic(), 0.0
         return progress
 
@@ -123,14 +128,13 @@ class Sender:
         if self._notes["run_id"] is None:
             return self._begin(status)
         if not self._verified:
-            self._verify()
+            self._client.get_run(self._notes["run_id"])
+            self._verified, self._unsure = True, False
         elif running and self._notes["ended"]:
             self._client.update_run(self._notes["run_id"], status="RUNNING")
             self._note(ended=None)
         elif not self._notes["described"]:
-            params = [Param(_name(k), _short(v, PARAM)) for k, v in self._params().items()]
-            for i in range(0, len(params), PARAMS):
-                self._client.log_batch(self._notes["run_id"], params=params[i : i + PARAMS])
+            self._log(params=self._params())
             self._note(described=True)
         elif self._send():
             pass
@@ -145,7 +149,7 @@ class Sender:
 
     def _open(self) -> bool:
         """Read the directory; from now on no other process sends it. False if one does now."""
-        if not (self._lock.held or self._lock.acquire()):
+        if not self._lock.acquire():
             if self._alone:  # the other process ends by itself, unless it follows a living search
                 running = read_json(self.path / "status.json").get("state") == "running"
                 self.done = running and self._in_use()
@@ -205,23 +209,6 @@ class Sender:
         found = self._client.search_runs([self._experiment()], f"tags.`nasplug.key` = '{key}'")
         return found[0].info.run_id if found else None
 
-    def _verify(self) -> None:
-        """See that MLflow has the noted run; one that the store has lost is sent anew."""
-        run_id = self._notes["run_id"]
-        try:
-            stage = self._client.get_run(run_id).info.lifecycle_stage
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            self._note(**NOTHING_SENT)
-            return
-        if stage != "active":
-            raise NasplugError(
-                f"MLflow run {run_id} was deleted: restore it, or remove "
-                f"{self.path / 'tracking.json'} to send it as a new one"
-            )
-        self._verified, self._unsure = True, False
-
     def _send(self) -> bool:
         """Send the next trials; False if there are none."""
         first = self._notes["sent"]
@@ -242,7 +229,7 @@ class Sender:
                 points |= _finite(best_value=row.value, best_report=row.report)
             metrics += self._metrics(points, row)
         if rows:
-            self._log(self._notes["run_id"], metrics)
+            self._log(metrics)
             sent = first + len(rows)
             trials = max(sent, self._notes["trials"])
             self._note(sent=sent, trials=trials, best=best, failed=failed)
@@ -261,7 +248,7 @@ class Sender:
                 selected_report=selected.get("report"), trials=self._notes["trials"],
                 seconds=last.elapsed,
             )  # fmt: skip
-            self._log(self._notes["run_id"], self._metrics(points, last))
+            self._log(self._metrics(points, last))
         self._end(status, self._text(status, selected), self._when(last.elapsed if last else 0.0))
 
     def _send_rest(self) -> None:
@@ -270,7 +257,7 @@ class Sender:
         rows = self._rows(trials - 1)
         while rows:
             metrics = [metric for row in rows for metric in self._metrics(_points(row), row)]
-            self._log(self._notes["run_id"], metrics)
+            self._log(metrics)
             trials += len(rows)
             rows = self._rows(rows[-1].number)
         self._note(trials=trials)
@@ -292,9 +279,16 @@ class Sender:
         when = self._when(row.elapsed)
         return [Metric(name, x, when, row.number) for name, x in points.items()]
 
-    def _log(self, run_id: str, metrics: list[Metric]) -> None:
-        for i in range(0, len(metrics), METRICS):
-            self._client.log_batch(run_id, metrics=metrics[i : i + METRICS])
+    def _log(
+        self, metrics: Sequence[Metric] = (), params: Mapping[str, Any] | None = None,
+        run_id: str = "",
+    ) -> None:  # fmt: skip
+        """In batches that MLflow takes."""
+        rest = [Param(_name(k), _short(v, PARAM)) for k, v in (params or {}).items()]
+        while metrics or rest:
+            batch = {"metrics": metrics[:METRICS], "params": rest[:PARAMS]}
+            self._client.log_batch(run_id or self._notes["run_id"], **batch)
+            metrics, rest = metrics[METRICS:], rest[PARAMS:]
 
     def _params(self) -> dict[str, Any]:
         run = self._run
@@ -372,11 +366,6 @@ class Sender:
             self.error = " ".join(str(error).split())[:500] or type(error).__name__
             if self._notes:
                 self._note(error=self.error, gave_up=self._directory.status())
-
-    def _close(self) -> None:
-        if self._journal is not None:
-            self._journal.close()
-        self._lock.release()
 
 
 @cache

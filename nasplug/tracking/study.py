@@ -10,14 +10,15 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric
 
 from nasplug.run.directory import read_json
 from nasplug.tracking import read_lines
 from nasplug.tracking.locks import Presence
-from nasplug.tracking.sender import METRICS, PARAM, TAG, Sender, _finite, _name, _short
+from nasplug.tracking.sender import TAG, Sender, _finite, _name, _short
 
 JOINING = 30.0  # seconds to wait for the parent run of a study that was begun elsewhere
+CURVE = 250  # its last moments
 BATCH = 20  # lines of searches.jsonl sent before looking at anything else
 
 
@@ -79,7 +80,7 @@ class StudySender(Sender):
         curve = record.get("curve", [])
         metrics = [
             Metric(name, x, start + int(1000 * seconds * (step + 1) / (last + 1)), step)
-            for step, value, report in curve[-METRICS // 4 :]
+            for step, value, report in curve[-CURVE:]
             for name, x in _finite(best_value=value, best_report=report).items()
         ]
         if curve:
@@ -89,8 +90,7 @@ class StudySender(Sender):
                 seconds=seconds, trials=record["trials"],
             )  # fmt: skip
             metrics += [Metric(name, x, end, last) for name, x in final.items()]
-        written = [Param(_name(name), _short(value, PARAM)) for name, value in params.items()]
-        self._client.log_batch(run_id, metrics=metrics, params=written)
+        self._log(metrics, params, run_id)
         self._client.set_terminated(run_id, "FAILED" if record.get("error") else "FINISHED", end)
 
     def _send_trial(self, record: Mapping[str, Any]) -> list[Any] | None:
@@ -107,7 +107,7 @@ class StudySender(Sender):
                 points |= _finite(**{f"best_{names[0]}": means[0], "best_report": best[2]})
         when = int(1000 * record["time"])
         metrics = [Metric(_name(name), x, when, record["ended"]) for name, x in points.items()]
-        self._client.log_batch(self._notes["run_id"], metrics=metrics)
+        self._log(metrics)
         return best
 
     def _params(self) -> dict[str, Any]:

@@ -134,6 +134,7 @@ def tune(
         hyperparameters = task.hyperparameters(problem.space)
         # What is wrong with the options is said before anything is written.
         probe = task.make_search(problem, hyperparameters.defaults, searches[0])
+        problem = probe.problem  # a supernet method scores in its own way
         task.make_sampler(0), task.make_pruner()
         shared = stored.open_storage(storage) if storage else None
         folder = _study_directory(out, task.method_name, problem, shared=shared is not None)

@@ -6,8 +6,6 @@ import ast
 import inspect
 from typing import Any
 
-import optuna
-
 from nasplug.errors import NasplugError, unknown
 
 # GridSampler refuses trials that were enqueued (brute force does the same without a list), and
@@ -15,19 +13,9 @@ from nasplug.errors import NasplugError, unknown
 LEFT_OUT = ("GridSampler", "PartialFixedSampler")
 
 
-def sampler(text: str, **defaults: Any) -> optuna.samplers.BaseSampler:
-    """Such as ``tpe`` or ``tpe(multivariate=True)``; `defaults` where it knows them."""
-    made: optuna.samplers.BaseSampler = _make(optuna.samplers, "Sampler", text, defaults)
-    return made
-
-
-def pruner(text: str, **defaults: Any) -> optuna.pruners.BasePruner:
-    """Such as ``median`` or ``percentile(percentile=25)``; `defaults` where it knows them."""
-    made: optuna.pruners.BasePruner = _make(optuna.pruners, "Pruner", text, defaults)
-    return made
-
-
-def _make(module: Any, kind: str, text: str, defaults: dict[str, Any]) -> Any:
+def by_name(module: Any, kind: str, text: str, **defaults: Any) -> Any:
+    """``by_name(optuna.samplers, "Sampler", "tpe(multivariate=True)", seed=3)`` -> a TPESampler
+    with these options, and with those of the defaults that it knows."""
     name, options = _parse(text, kind.lower())
     classes = {
         word.removesuffix(kind).lower(): getattr(module, word)

@@ -7,7 +7,6 @@ been searched with before: those of a trial whose worker was killed, or that a s
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from nasplug.errors import NasplugError
 from nasplug.kernel.selection import Selection
-from nasplug.kernel.trial import State, Trial
+from nasplug.kernel.trial import State, Trial, Trials
 from nasplug.tracking import read_lines
 
 Record = dict[str, Any]
@@ -41,33 +40,26 @@ class Searches:
 
     def append(self, record: Record) -> None:
         """One write, so that the lines of several processes do not mix."""
-        line = json.dumps(record, allow_nan=False).encode() + b"\n"
-        file = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(file, line)
-        finally:
-            os.close(file)
+        with self.file.open("ab", buffering=0) as file:
+            file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
 
 
 def describe(selection: Selection, objectives: Sequence[str]) -> Record:
     """What a study keeps of a search: the objectives, the selected arch, the anytime curve."""
     search, best = selection.search, selection.best
     trials = search.trials
-    counted = trials.costs[~trials.repeats]
-    cost = float(np.nansum(counted)) if np.isfinite(counted).any() else None
+    costs = trials.costs[~trials.repeats]
     known = {
-        "value": _number(best.value),
-        "report": _number(best.report_value),
-        "cost": cost,
-        "seconds": search.elapsed,
-        "trials": len(trials),
-    }
+        "value": _number(best.value), "report": _number(best.report_value),
+        "cost": float(np.nansum(costs)) if np.isfinite(costs).any() else None,
+        "seconds": search.elapsed, "trials": len(trials),
+    }  # fmt: skip
     return {
         **known,
         "objectives": [_objective(name, known, best) for name in objectives],
         "start": time.time() - search.elapsed,
         "arch": str(best),
-        "curve": _curve(selection),
+        "curve": _curve(trials),
     }
 
 
@@ -87,9 +79,8 @@ def _objective(name: str, known: Mapping[str, Any], best: Trial) -> float:
     return float(number)
 
 
-def _curve(selection: Selection) -> list[tuple[int, float, float | None]]:
+def _curve(trials: Trials) -> list[tuple[int, float, float | None]]:
     """(trial, value, report) of each trial that was better than all before it."""
-    trials = selection.search.trials
     scores = trials.scores
     before = np.maximum.accumulate(np.append(-np.inf, scores[:-1]))
     return [

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
 
 from nasplug.errors import NasplugError, unknown
 from nasplug.kernel.method import Bool, Choice, Float, Hyperparameter, Int
-
-if TYPE_CHECKING:
-    import optuna
 
 
 class HyperparameterSpace:
@@ -30,22 +29,21 @@ class HyperparameterSpace:
             if name not in declared:
                 raise unknown("hyperparameter", name, declared, "see: nasplug show METHOD")
         self.fixed = {name: declared[name].parse(value) for name, value in fixed.items()}
-        hindrances = {name: self._hindrance(name) for name in declared}
         chosen = params
-        if params is None:
-            params = [name for name in declared if not hindrances[name]]
-            params = [name for name in params if self._reachable(name, params)]
-        for name in params:
-            if hindrances[name]:
-                raise NasplugError(f"{name} cannot be tuned: {hindrances[name]}")
-            if not self._reachable(name, params):
+        if chosen is None:
+            chosen = [name for name in declared if not self._obstacle(name)]
+            chosen = [name for name in chosen if self._reachable(name, chosen)]
+        for name in chosen:
+            if obstacle := self._obstacle(name):
+                raise NasplugError(f"{name} cannot be tuned: {obstacle}")
+            if not self._reachable(name, chosen):
                 raise NasplugError(
                     f"{name} only matters if {declared[name].when}: tune or set that, too"
                 )
-        if not params:
-            why = "no name is given" if params is chosen else "the method declares nothing tunable"
+        if not chosen:
+            why = "the method declares nothing tunable" if params is None else "no name is given"
             raise NasplugError(f"there is nothing to tune: {why}")
-        self.names = tuple(dict.fromkeys(self._parents_first(params)))
+        self.names = tuple(dict.fromkeys(self._parents_first(chosen)))
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -74,9 +72,7 @@ class HyperparameterSpace:
 
     def _reachable(self, name: str, params: Sequence[str]) -> bool:
         parent, _ = self._condition(name)
-        if parent in params:
-            return self._reachable(parent, params)
-        return self._active(name, {})
+        return self._reachable(parent, params) if parent in params else self._active(name, {})
 
     def _condition(self, name: str) -> tuple[str, Any]:
         parent, _, value = self.declared[name].when.partition("=")
@@ -89,16 +85,15 @@ class HyperparameterSpace:
                 yield from self._parents_first([parent])
             yield name
 
-    def _hindrance(self, name: str) -> str:
+    def _obstacle(self, name: str) -> str:
         """Why it cannot be tuned, or ''."""
         one = self.declared[name]
         if name in self.fixed:
             return "it is set"
         if not one.tunable or not isinstance(one, Int | Float | Bool | Choice):
             return "the method declares it so"
-        if isinstance(one, Int | Float) and not math.isfinite(one.high - one.low):
-            return "it has no bounds"
-        return ""
+        unbounded = isinstance(one, Int | Float) and not math.isfinite(one.high - one.low)
+        return "it has no bounds" if unbounded else ""
 
 
 def _suggest(trial: optuna.Trial, one: Hyperparameter[Any]) -> Any:

@@ -24,7 +24,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from nasplug.errors import NasplugError
 from nasplug.tracking import redacted
@@ -34,6 +34,7 @@ HEARTBEAT = 10  # seconds between the signs of life of a trial in a database
 GRACE = 60  # seconds without one, after which its worker is taken for dead
 RETRIES = 2  # of a trial whose worker died: it may be the trial that kills them
 CONNECT = 10  # seconds to wait for a database server
+CREATING = 5  # seconds to wait for another machine that is creating its tables
 JOINING = 10.0  # seconds to wait for whoever is creating the study
 
 UNREACHABLE = (SQLAlchemyError, OSError, optuna.exceptions.StorageInternalError)
@@ -95,28 +96,40 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     with reachable(url), quiet():
         if scheme == "journal":
             return optuna.storages.JournalStorage(JournalFileBackend(path))
-        driver = "postgresql+psycopg" if scheme == "postgresql" else scheme
-        options: dict[str, Any] = {"timeout": 60} if file else {}
-        if scheme.startswith("postgresql"):
-            options = {"connect_timeout": CONNECT}
-        try:
-            storage = optuna.storages.RDBStorage(
-                f"{driver}://{path}",
-                engine_kwargs={"connect_args": options},
-                heartbeat_interval=HEARTBEAT,
-                grace_period=GRACE,
-                heartbeat_stale_trial_callback=Retry(RETRIES),
-            )
-        except ImportError as error:
-            missing = str(error.__cause__ or error)
-            raise NasplugError(
-                f"the driver of the storage {redacted(url)} is not installed: {missing}; for "
-                "PostgreSQL: pip install 'nasplug[postgresql]'"
-            ) from None
         if file:
+            with lock_of(file):  # two processes must not create its tables at the same time
+                storage = _open_database(url, timeout=60)
             event.listen(storage.engine, "connect", _without_fsync)
             storage.engine.dispose()
-        return storage
+            return storage
+        if scheme.startswith("postgresql"):
+            url = url.replace("postgresql://", "postgresql+psycopg://")
+            with contextlib.suppress(IntegrityError, ProgrammingError):  # as two machines may
+                return _open_database(url, connect_timeout=CONNECT)
+            time.sleep(CREATING)
+            return _open_database(url, connect_timeout=CONNECT)
+        return _open_database(url)
+
+
+def _open_database(url: str, **connect_args: Any) -> optuna.storages.RDBStorage:
+    try:
+        return optuna.storages.RDBStorage(
+            url,
+            engine_kwargs={"connect_args": connect_args},
+            heartbeat_interval=HEARTBEAT,
+            grace_period=GRACE,
+            heartbeat_stale_trial_callback=Retry(RETRIES),
+        )
+    except ImportError as error:
+        raise NasplugError(
+            f"the driver of the storage {redacted(url)} is not installed: "
+            f"{error.__cause__ or error}; for PostgreSQL: pip install 'nasplug[postgresql]'"
+        ) from None
+
+
+def lock_of(file: Path) -> FileLock:
+    """Of a storage file; of a study in a server's storage, the one of its study.json."""
+    return FileLock(file.with_name(f"{file.name}.lock"))
 
 
 def _without_fsync(connection: Any, record: object) -> None:
@@ -203,7 +216,7 @@ class Roll:
         file = file_of(url)
         self.study, self.shared = study, file is not None
         self.folder = file.parent if file else folder
-        self.turn = FileLock(self.folder / f"{study.study_name}.lock")  # to count, then ask
+        self.turn = lock_of(file or folder / "study.json")  # to count, then ask
         self._unnamed: dict[int, float] = {}  # trial -> when it was seen without a worker
 
     def presence(self, worker: str) -> Presence:

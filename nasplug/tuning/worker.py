@@ -21,7 +21,7 @@ from nasplug.kernel.registry import registry
 from nasplug.kernel.search import Search
 from nasplug.kernel.space import Space
 from nasplug.run.api import shrunk
-from nasplug.tuning import by_name
+from nasplug.tuning.by_name import by_name
 from nasplug.tuning.searches import Record, Searches, describe
 from nasplug.tuning.space import HyperparameterSpace
 from nasplug.tuning.storage import Roll, counted, next_position
@@ -29,12 +29,8 @@ from nasplug.tuning.storage import Roll, counted, next_position
 POLL = 0.5  # seconds between looks at a study whose last trials others work on
 
 
-class SearchFailed(Exception):  # noqa: N818 - of these hyperparameters, not of the study
-    """A search ended with an error: its trial has failed."""
-
-
-class Surplus(Exception):  # noqa: N818 - not an error
-    """One trial more than are wanted was asked for: another machine was faster."""
+class TrialFailed(Exception):  # noqa: N818 - of this trial, not of the study
+    """A search has ended with an error, or the trial is one more than are wanted."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +82,12 @@ class Task:
         it or whether the study was interrupted before.
         """
         seed = np.random.SeedSequence((self.seed, position)).generate_state(1)[0]
-        return by_name.sampler(self.sampler, seed=int(seed))
+        return by_name(optuna.samplers, "Sampler", self.sampler, seed=int(seed))
 
     def make_pruner(self) -> optuna.pruners.BasePruner:
-        pruner = by_name.pruner(self.pruner, n_warmup_steps=1)
-        if len(self.objectives) > 1:  # Optuna prunes single objectives only
-            return optuna.pruners.NopPruner()
-        return pruner
+        pruner = by_name(optuna.pruners, "Pruner", self.pruner, n_warmup_steps=1)
+        several = len(self.objectives) > 1  # Optuna prunes single objectives only
+        return optuna.pruners.NopPruner() if several else pruner
 
 
 class Worker:
@@ -133,7 +128,7 @@ class Worker:
                 return False
             self.study.sampler = self.task.make_sampler(position)
             try:
-                self.study.optimize(self._run, n_trials=1, catch=(SearchFailed, Surplus))
+                self.study.optimize(self._run, n_trials=1, catch=(TrialFailed,))
             except optuna.exceptions.UpdateFinishedTrialError:
                 pass  # the machine slept, and another worker has taken the trial over
             except ImportError as error:  # samplers import what they need when they are asked
@@ -145,7 +140,7 @@ class Worker:
         before = [one.number for one in counted(self.study)].index(trial.number)
         if before >= self.task.trials:
             trial.set_user_attr("surplus", True)
-            raise Surplus
+            raise TrialFailed("another machine was faster")
         self.roll.turn.release()
         return self.objective(trial)
 
@@ -193,7 +188,7 @@ class Objective:
             except NasplugError as error:
                 self._append(trial, {**about, "start": start, "error": str(error)})
                 trial.set_user_attr("error", str(error))
-                raise SearchFailed(str(error)) from error
+                raise TrialFailed(str(error)) from error
             record = {**about, **describe(selection, self.task.objectives)}
         self._append(trial, record)
         return record

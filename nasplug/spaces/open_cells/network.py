@@ -173,8 +173,11 @@ class OpenSupernet(LayeredSupernet):
         self.mix(None, self.exists)
 
     def inherit(self, arch: Archs) -> nn.Module:
+        held = self.layers
         self.restrict(arch)
-        return unmixed(self.network)
+        model = unmixed(self.network)
+        self.hold(held)
+        return model
 
     def accuracy(self, arch: Archs, data: Images, part: Part, limit: int | None = None) -> float:
         held = self.layers

@@ -205,6 +205,10 @@ class SkeletonSpace(Sized):
             f"{region.describe()} is not: search within a mask or a layered space"
         )
 
+    def names_of(self, layers: Layered) -> list[list[str]]:
+        """The choices of each layer in words."""
+        return layers.names()
+
     def to_str(self, arch: npt.ArrayLike) -> str:
         """One arch -> its layers from input to output, joined by '-'."""
         rows = self.split(np.asarray(arch)[None])[0]
