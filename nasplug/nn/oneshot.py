@@ -72,6 +72,7 @@ class Oneshot(Method):
     maximize = True
     reward = "supernet_acc"
     order: ClassVar[int] = 1  # of the bi-level optimisation
+    mixes: ClassVar[bool] = True  # whether it adds up several choices of a decision
 
     # ---- what a method says
 
@@ -149,6 +150,13 @@ class Oneshot(Method):
         self.net: Supernet = self.make_supernet(search)
         self.handed: Region = search.region  # what `evaluate` was handed last
         self.mask: Bools = self.net.allowed(search.region)
+        several = self.mask & (self.mask.sum(1, keepdims=True) > 1)
+        if self.mixes and (unmixable := (several & ~self.net.mixable).any(1)).any():
+            raise NasplugError(
+                f"{search.method_name} adds up the choices of a decision, and those of "
+                f"{self.net.decisions[int(unmixable.argmax())]!r} have outputs of different "
+                "shapes: restrict it to one, or take a method of single paths"
+            )
         images = len(self.images.train[1])
         self.batch_size = self.batch or max(min(BATCH, images // STEPS), FEWEST)
         self.train = data.Stream(self.images, self.images.train, **self._stream(0))

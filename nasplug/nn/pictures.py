@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 COLORS = ("#2f6db5", "#d9822b", "#4c9f70", "#9b59b6", "#c0392b")
 GRAY = "#6b7280"
+FEW = 5  # epochs, below which a line alone would show little
 
 
 def draw_epochs(search: Search, figure: Figure) -> None:
@@ -30,10 +31,15 @@ def draw_epochs(search: Search, figure: Figure) -> None:
     if len(reports) > 1:  # every criterion is there by its own name
         reports.pop(evaluator.report)
     right = top.twinx() if reports else top
-    lines = top.plot(epochs, trials.values, color=GRAY, lw=1.5, label=evaluator.reward)
+    marker = "o" if len(epochs) < FEW else ""
+    lines = top.plot(
+        epochs, trials.values, color=GRAY, lw=1.5, marker=marker, label=evaluator.reward
+    )
     top.set_ylabel(evaluator.reward)
     for color, (name, values) in zip(COLORS, reports.items(), strict=False):
-        lines += right.plot(epochs, values, color=color, lw=2, alpha=0.85, label=name)
+        lines += right.plot(
+            epochs, values, color=color, lw=2, alpha=0.85, marker=marker, label=name
+        )
     if reports:
         right.set_ylabel(f"{evaluator.report}, looked up")
     for color, name, label in (
@@ -42,7 +48,9 @@ def draw_epochs(search: Search, figure: Figure) -> None:
     ):
         if name in trials.metrics:
             y = trials.metrics[name]
-            lines += bottom.step(epochs, y, where="mid", color=color, lw=1.2, label=label)
+            lines += bottom.step(
+                epochs, y, where="mid", color=color, lw=1.2, marker=marker, label=label
+            )
     bottom.set(xlabel="epoch", ylim=(-0.05, 1.05))
     for ax in (top, bottom, right):
         ax.spines["top"].set_visible(False)

@@ -13,12 +13,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.utils import parameters_to_vector
 
 import nasplug
 from nasplug import ArchSet, Ball, Mask, NasplugError, Space, hookimpl
-from nasplug_dsm import DSM
-from nasplug_dsm.controller import Controller, Record, SubspaceConv, draw, edges_to_better
-from nasplug_dsm.method import improvements
+from nasplug.kernel.registry import registry
+from nasplug_dsm.controller import Controller, SubspaceConv, draw, edges_to_better, noise
+from nasplug_dsm.method import DSM, improvements
 from nasplug_dsm.policy import Edits, RandomPolicy
 
 MIXED = Space({"a": list("abcde"), "b": [1, 2], "c": [0], "d": list(range(7))})
@@ -48,22 +49,21 @@ def controller(space: Space = MIXED, M: int = 3, samples: int = 4, **options: An
 
 
 def test_edges_point_to_the_better_center():
-    edges, weights = edges_to_better(np.array([3.0, 1.0, 2.0]))
+    edges = edges_to_better(np.array([3.0, 1.0, 2.0]))
     assert set(map(tuple, edges.T.tolist())) == {(1, 0), (2, 0), (1, 2)}  # weaker -> better
-    assert weights[:, 0].tolist() == [0.5 if to == 0 else 1.0 for to in edges[1]]  # a mean
 
 
 def test_equal_centers_have_no_edge_between_them():
-    assert edges_to_better(np.array([1.0, 1.0]))[0].shape == (2, 0)
+    assert edges_to_better(np.array([1.0, 1.0])).shape == (2, 0)
 
 
 def test_edge_features_are_zero_where_components_agree():
-    made = controller().network
+    network = controller().network
     seen = []
-    made.first.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs))
+    network.first.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs))
     centers = np.array([[0, 1, 0, 2], [0, 0, 0, 5]], np.int8)  # agree in the components a and c
-    made.encode(centers, np.array([1.0, 2.0]))
-    h, edges, features, _ = seen[0]
+    network.nodes(centers, np.array([1.0, 2.0]))
+    h, edges, features = seen[0]
     assert edges.tolist() == [[0], [1]]
     parts = features.view(4, -1)
     assert (parts[[0, 2]] == 0).all()
@@ -74,7 +74,7 @@ def test_edge_features_are_zero_where_components_agree():
 def test_a_message_comes_from_the_neighbor():
     layer = SubspaceConv(2, 3, 4)
     x, e = torch.randn(3, 2), torch.randn(2, 3)
-    out = layer(x, torch.tensor([[0, 1], [2, 2]]), e, torch.full((2, 1), 0.5))  # 0 -> 2 <- 1
+    out = layer(x, torch.tensor([[0, 1], [2, 2]]), e)  # 0 -> 2 <- 1
     W, b, V, U = layer.own.weight, layer.own.bias, layer.neighbor.weight, layer.edge.weight
     messages = (x[:2] @ V.T + e @ U.T).mean(0)
     assert torch.allclose(out[2], torch.relu(x[2] @ W.T + b + messages), atol=1e-6)
@@ -117,81 +117,167 @@ def test_edits_between_archs_lead_from_one_to_the_other(seed, M):
     assert (edits.apply(center) == children).all()
 
 
-def test_draw_is_categorical():
-    logits = np.log(np.array([[0.2, 0.5, 0.3]])).repeat(5, 0)
-    chosen, log_p = draw(logits, np.array([0.0, 0.199, 0.201, 0.699, 0.999]))
-    assert chosen.tolist() == [0, 0, 1, 1, 2]
-    assert np.exp(log_p) == pytest.approx([0.2, 0.2, 0.5, 0.5, 0.3])
+def test_draws_are_categorical():
+    p = torch.tensor([0.2, 0.5, 0.3, 0.0])
+    drawn = draw(p.log(), noise(np.random.default_rng(0), 20_000, 4))
+    assert torch.bincount(drawn, minlength=4) / 20_000 == pytest.approx(p, abs=0.015)
 
 
 # ---- learning
 
 
+def probabilities(policy: Controller, centers: Any, scores: Any, closed: Any) -> dict[Any, float]:
+    """Of every center and edit there is, for M=1."""
+    net, found = policy.network, {}
+    mask = torch.where(torch.from_numpy(closed), -1e9, 0.0)[None]
+    for k in range(len(centers)):
+        for c in range(net.d):
+            for o in range(net.C):
+                tokens = torch.tensor([[c], [net.d + c * net.C + o]])
+                nodes = net.nodes(centers, scores)[None]
+                log_p, _ = net(nodes, mask, torch.tensor([k]), tokens)
+                found[k, c, o] = log_p.exp().item()
+    return found
+
+
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 @pytest.mark.parametrize("graph", [True, False])
-def test_torch_scores_the_actions_as_numpy_sampled_them(clip, graph):
-    made = controller(clip_center=clip, clip_edit=clip, graph=graph)
-    for p in made.network.parameters():  # far from uniform
+def test_edits_are_sampled_as_often_as_their_probability_says(clip, graph):
+    policy = controller(M=1, clip_center=clip, clip_edit=clip, graph=graph)
+    for p in policy.network.parameters():  # far from uniform
         p.data.mul_(5)
     rng = np.random.default_rng(1)
-    centers, scores = MIXED.sample(4, rng), rng.random(4)
-    picked = made.pick(centers, scores, np.array([False, True, False, False]), rng)
-    assert picked != 1
-    edits = made.edit(6, rng)
-    record = Record(made._nodes, picked, made._closed, edits, np.ones(6))
-    logits, heads = made.score([record])
-    log_p = np.zeros(6)
-    for z, head in zip(logits, heads, strict=True):
-        every = head.log_p(z.detach().numpy())
-        log_p += np.take_along_axis(every, head.actions[..., None], -1)[..., 0].sum(0)
-    assert log_p == pytest.approx(made._log_p, abs=1e-4)
-    assert log_p.std() > 0.1
-
-
-def test_the_gradient_by_hand_is_autograd_s():
-    made = controller(samples=100)
-    rng = np.random.default_rng(2)
+    centers, scores = MIXED.sample(3, rng), rng.random(3)
     closed = np.array([False, True, False])
+    expected = probabilities(policy, centers, scores, closed)
+    seen = dict.fromkeys(expected, 0.0)
+    for _ in range(300):
+        k = policy.pick(centers, scores, closed, rng)
+        edits = policy.edit(100, rng)
+        for c, o in zip(edits.components[:, 0], edits.choices[:, 0], strict=True):
+            seen[k, c, o] += 1 / 30_000
+    assert sum(expected.values()) == pytest.approx(1, abs=1e-5)
+    by_center = [sum(p for key, p in expected.items() if key[0] == k) for k in range(3)]
+    assert by_center[1] == 0
+    for k in (0, 2):
+        picks = sum(p for key, p in seen.items() if key[0] == k)
+        assert picks == pytest.approx(by_center[k], abs=0.12)  # of 300 picks
+        for (center, c, o), p in expected.items():
+            if center == k:
+                assert seen[k, c, o] / picks == pytest.approx(p / by_center[k], abs=0.03)
+    assert np.std(list(expected.values())) > 0.005
+    for (_, c, o), p in expected.items():
+        assert p == 0 or (o < MIXED.cardinalities[c] and MIXED.cardinalities[c] > 1)
+
+
+def policy_gradient(policy: Controller, rounds: list[Any]) -> list[torch.Tensor]:
+    """Of -mean(advantage log p + entropy H) by the parameters, decision by decision in float64."""
+    w = {name: p.detach().clone() for name, p in policy.network.named_parameters()}
+    for p in w.values():
+        p.requires_grad_()
+    d, C, H = policy.network.d, policy.network.C, policy.network.lstm.hidden_size
+    clip_center, clip_edit = policy.network.clip_center, policy.network.clip_edit
+
+    def layer(name: str, x: torch.Tensor, edges: list[tuple[int, int]], e: Any) -> torch.Tensor:
+        rows = []
+        for i in range(len(x)):
+            row = w[f"{name}.own.weight"] @ x[i] + w[f"{name}.own.bias"]
+            into = [j for j, better in edges if better == i]
+            for j in into:
+                message = w[f"{name}.neighbor.weight"] @ x[j]
+                message = message + w[f"{name}.edge.weight"] @ (e[i] - e[j])
+                row = row + message / len(into)
+            rows.append(row.clamp(min=0))
+        return torch.stack(rows)
+
+    def cell(x: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[Any, Any]:
+        gates = w["lstm.weight_ih_l0"] @ x + w["lstm.bias_ih_l0"]
+        gates = gates + w["lstm.weight_hh_l0"] @ h + w["lstm.bias_hh_l0"]
+        i, f, g, o = gates.view(4, H)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c
+
+    terms = []
+    for centers, scores, closed, picked, edits, advantages in rounds:
+        h = w["embed.weight"][torch.from_numpy(centers) + torch.arange(d) * C].flatten(1)
+        edges = [(j, i) for j, a in enumerate(scores) for i, b in enumerate(scores) if a < b]
+        nodes = layer("second", layer("first", h, edges, h), edges, h)
+        for n, advantage in enumerate(advantages):
+            decisions = []  # (the logits of what may be chosen, which of them was)
+            state = cell(nodes.mean(0), torch.zeros(H).double(), torch.zeros(H).double())
+            open_ = np.flatnonzero(~closed)
+            query = w["center.weight"] @ state[0] + w["center.bias"]
+            logits = clip_center * torch.tanh(nodes @ query)
+            decisions.append((logits[open_], list(open_).index(picked)))
+            x = nodes[picked]
+            for c, o in zip(edits.components[n], edits.choices[n], strict=True):
+                state = cell(x, *state)
+                free = np.flatnonzero(MIXED.cardinalities > 1)
+                logits = w["edit.weight"][free] @ state[0] + w["edit.bias"][free]
+                decisions.append((clip_edit * logits.tanh(), list(free).index(c)))
+                state = cell(w["token.weight"][c], *state)
+                start = d + c * C
+                rows = slice(start, start + MIXED.cardinalities[c])
+                logits = w["edit.weight"][rows] @ state[0] + w["edit.bias"][rows]
+                decisions.append((clip_edit * logits.tanh(), o))
+                x = w["token.weight"][start + o]
+            for logits, action in decisions:
+                p = logits.exp() / logits.exp().sum()
+                bonus = -(p * p.log()).sum()
+                terms.append(advantage * p[action].log() + policy.entropy * bonus)
+    (-sum(terms) / sum(len(round[-1]) for round in rounds)).backward()
+    return [p.grad for p in w.values()]
+
+
+def test_the_gradient_is_the_policy_gradient_with_an_entropy_bonus():
+    policy = controller(samples=100)
+    policy.network.double()
+    for p in policy.network.parameters():
+        p.data.mul_(5)
+    rng = np.random.default_rng(2)
+    allowed = np.arange(7) < MIXED.cardinalities[:, None]
+    closed, rounds = np.array([False, True, False]), []
     for _ in range(3):  # different centers, so different graphs, in one batch
-        made.pick(MIXED.sample(3, rng), rng.random(3), closed, rng)
-        made.learn(made.edit(2, rng), rng.normal(size=2))
-    gains = np.concatenate([record.advantages for record in made._batch])
-    for z, head in zip(*made.score(made._batch), strict=True):
-        leaf = z.detach().double().requires_grad_()
-        log_p = (head.clip * leaf.tanh() + torch.from_numpy(head.mask).double()).log_softmax(-1)
-        chosen = log_p.gather(-1, torch.from_numpy(head.actions.copy())[..., None])[..., 0]
-        goal = (torch.from_numpy(gains) * chosen).sum() - 0.1 * (log_p.exp() * log_p).sum()
-        goal.backward()
-        gradient = head.gradient(z.detach().numpy(), gains, 0.1)
-        assert np.abs(gradient - leaf.grad.numpy()).max() < 1e-6
+        centers, scores = MIXED.sample(3, rng), rng.random(3)
+        picked, advantages = 2, rng.normal(size=2)
+        policy._nodes, policy._picked = policy.network.nodes(centers, scores), picked
+        policy._closed = torch.where(torch.from_numpy(closed), -1e9, 0.0)
+        edits = RandomPolicy(allowed, 3).edit(2, rng)
+        policy.learn(edits, advantages)
+        rounds.append((centers, scores, closed, picked, edits, advantages))
+    policy.loss(policy._batch).backward()
+    expected = policy_gradient(policy, rounds)
+    for p, gradient in zip(policy.network.parameters(), expected, strict=True):
+        assert gradient.abs().max() > 1e-4
+        torch.testing.assert_close(p.grad, gradient, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("graph", [True, False])
 def test_the_policy_learns_what_pays(graph):
     """Reward for setting a=e, none for the rest: soon most edits do."""
-    made = controller(M=1, graph=graph, clip_edit=0.0, samples=8)
+    policy = controller(M=1, graph=graph, clip_edit=0.0, samples=8)
     rng = np.random.default_rng(3)
     centers, scores, closed = MIXED.sample(3, rng), np.arange(3.0), np.zeros(3, bool)
-    before = made.flat.clone()
+    before = parameters_to_vector(policy.network.parameters()).clone()
     for _ in range(40):
-        made.pick(centers, scores, closed, rng)
-        edits = made.edit(8, rng)
+        policy.pick(centers, scores, closed, rng)
+        edits = policy.edit(8, rng)
         pays = (edits.components[:, 0] == 0) & (edits.choices[:, 0] == 4)
-        made.learn(edits, pays - 0.2)
+        policy.learn(edits, pays - 0.2)
     assert pays.mean() > 0.7
-    changed = [name for name, p in made.network.named_parameters() if not p.grad.eq(0).all()]
-    assert {"embed.weight", "token.weight", "lstm.weight_hh_l0", "choice.weight"} <= set(changed)
-    assert not torch.equal(before, made.flat)
+    changed = [name for name, p in policy.network.named_parameters() if not p.grad.eq(0).all()]
+    assert {"embed.weight", "token.weight", "lstm.weight_hh_l0", "edit.weight"} <= set(changed)
+    assert not torch.equal(before, parameters_to_vector(policy.network.parameters()))
 
 
 def test_the_batch_is_what_makes_a_step():
-    made = controller(samples=3)
+    policy = controller(samples=3)
     rng = np.random.default_rng(4)
-    before = made.flat.clone()
+    before = parameters_to_vector(policy.network.parameters()).clone()
     for step in (False, False, True):
-        made.pick(MIXED.sample(2, rng), np.array([0.0, 1.0]), np.zeros(2, bool), rng)
-        made.learn(made.edit(1, rng), np.ones(1))
-        assert torch.equal(before, made.flat) is not step
+        policy.pick(MIXED.sample(2, rng), np.array([0.0, 1.0]), np.zeros(2, bool), rng)
+        policy.learn(policy.edit(1, rng), np.ones(1))
+        assert torch.equal(before, parameters_to_vector(policy.network.parameters())) is not step
 
 
 # ---- Algorithm 1
@@ -231,9 +317,9 @@ def test_only_a_better_child_replaces_its_center_and_only_that(options):
         assert (round["after"][rest] == round["centers"][rest]).all()
         better = len(trials) and trials.values.max() > round["scores"][k]
         moves += better
-        kept = round["centers"][k] if not better else trials.archs[trials.values.argmax()]
-        assert (round["after"][k] == kept).all()
-        assert round["scored"][k] == value(MIXED.to_dict(kept))  # no child aliases its center
+        center = round["centers"][k] if not better else trials.archs[trials.values.argmax()]
+        assert (round["after"][k] == center).all()
+        assert round["scored"][k] == value(MIXED.to_dict(center))  # no child aliases its center
     assert moves > 0
     assert result.best.value == method.scores.max()
 
@@ -456,11 +542,11 @@ def test_fixed_subspaces_keep_their_centers():
 def test_absolute_reward_reaches_the_policy():
     heard = []
     for absolute in (False, True):
-        made = DSM(absolute=absolute, decay=1.0, policy="random", parallel=2)
+        method = DSM(absolute=absolute, decay=1.0, policy="random", parallel=2)
         learn = RandomPolicy.learn
         try:
             RandomPolicy.learn = lambda self, edits, gains: heard.append(gains.sum())
-            nasplug.search(made, space=MIXED, evaluate=value, budget=40, tracking=False)
+            nasplug.search(method, space=MIXED, evaluate=value, budget=40, tracking=False)
         finally:
             RandomPolicy.learn = learn
     half = len(heard) // 2
@@ -470,4 +556,4 @@ def test_absolute_reward_reaches_the_policy():
 def test_announced_without_importing_torch():
     code = "import sys, nasplug_dsm; assert not {'torch', 'torch_geometric'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert nasplug.plugins.registry().get("method", "dsm") is DSM
+    assert registry().get("method", "dsm") is DSM

@@ -1,9 +1,9 @@
-"""The controller: a graph network over the candidate subspaces, then an LSTM that picks one of
-them (global policy) and edits its center M times (local policy).
+"""The controller of DSM-NAS: a graph network over the candidate subspaces, then an LSTM.
 
-Actions are sampled by numpy and re-scored by torch. A step of an LSTM of 64 units costs numpy a
-few microseconds and torch ten times that, nearly all of it overhead; once the actions are chosen,
-torch goes over the whole sequence in one call.
+The global and the local policy are one, as in the paper's Sec. IV-A: the LSTM picks a subspace,
+then writes a sentence of 2M tokens, in which a component to edit and its new choice take turns.
+Tokens are sampled one at a time, without gradient, for many children at once; the sentences of a
+batch are then scored in one pass, with gradient, by the same layers.
 """
 
 from __future__ import annotations
@@ -12,20 +12,17 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from nasplug import Archs
-from nasplug_dsm.policy import Bools, Edits, Floats, Ints
+from nasplug_dsm.policy import Bools, Edits, Floats
 
 with warnings.catch_warnings():  # it uses what torch has deprecated, which is no user's concern
     warnings.simplefilter("ignore")
     from torch_geometric.nn import MessagePassing
 
-Array = npt.NDArray[np.float32]
-
-NEVER = np.float32(-1e9)  # the logit of what may not be chosen
+NEVER = -1e9  # the logit of what may not be chosen; with -inf the entropy would be NaN
 INIT = 0.1  # all parameters start uniform in [-INIT, INIT]
 
 
@@ -37,46 +34,50 @@ class SubspaceConv(MessagePassing):  # type: ignore[misc]
     The message of an edge is from its weaker end j, and of what sets the better center i apart
     from it, :math:`e_{ji} = h_i - h_j`.
 
-    Shapes: nodes (K, in), edges (2, E), edge features (E, edge), edge weights (E, 1), which are
-    one over the number of edges into i -> (K, out).
+    Shapes: nodes (K, in), edges (2, E), edge features (E, edge) -> (K, out).
     """
 
     def __init__(self, in_channels: int, edge_channels: int, out_channels: int) -> None:
-        super().__init__(aggr="add")
+        super().__init__(aggr="mean")
         self.own = nn.Linear(in_channels, out_channels)
         self.neighbor = nn.Linear(in_channels, out_channels, bias=False)
         self.edge = nn.Linear(edge_channels, out_channels, bias=False)
 
-    def forward(
-        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor, edge_weight: Tensor
-    ) -> Tensor:
-        messages: Tensor = self.propagate(
-            edge_index, x=self.neighbor(x), edge=self.edge(edge_attr), weight=edge_weight
-        )
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor) -> Tensor:
+        messages = self.propagate(edge_index, x=self.neighbor(x), edge=self.edge(edge_attr))
         return torch.relu(self.own(x) + messages)
 
-    def message(self, x_j: Tensor, edge: Tensor, weight: Tensor) -> Tensor:
-        return (x_j + edge) * weight
+    def message(self, x_j: Tensor, edge: Tensor) -> Tensor:
+        return x_j + edge
 
 
-def edges_to_better(scores: Floats) -> tuple[Ints, Array]:
-    """(K,) scores -> (2, E) edges from each weaker center to each better one, (E, 1) weights."""
-    weaker, better = np.nonzero(scores[:, None] < scores[None, :])
-    weights = 1 / np.bincount(better, minlength=len(scores))[better]
-    return np.stack([weaker, better]), weights[:, None].astype(np.float32)
+def edges_to_better(scores: Floats) -> Tensor:
+    """(K,) scores -> (2, E): an edge from each weaker center to each better one."""
+    return torch.from_numpy(np.stack(np.nonzero(scores[:, None] < scores)))
 
 
 class Network(nn.Module):
-    """The graph network, the LSTM and a linear layer per kind of decision.
+    """The layers of both policies, and the log-probabilities that they give to sentences.
 
-    d decisions with up to C choices; hidden: the width of everything but the embeddings h of
-    components, which have a quarter of it each.
+    allowed: (d, C), which of up to C choices each of d components may take. Token c < d names
+    component c, and token d + c C + o its choice o.
+    hidden: the width of everything but the vectors of components, which have a quarter of it.
+    clip_center, clip_edit: logits are ``clip * tanh(logit)``; 0 leaves them as they are.
     """
 
-    def __init__(self, d: int, C: int, hidden: int, graph: bool, seed: int) -> None:
+    def __init__(
+        self,
+        allowed: Bools,
+        hidden: int,
+        graph: bool,
+        clip_center: float,
+        clip_edit: float,
+        seed: int,
+    ) -> None:
         super().__init__()
-        self.graph = graph
-        e = hidden // 4
+        (d, C), e = allowed.shape, hidden // 4
+        self.d, self.C = d, C
+        self.graph, self.clip_center, self.clip_edit = graph, clip_center, clip_edit
         with torch.random.fork_rng(devices=[]):  # the layers' own initial values are not used
             self.embed = nn.Embedding(d * C, e)  # a vector per component and choice
             if graph:
@@ -84,58 +85,93 @@ class Network(nn.Module):
                 self.second: nn.Module = SubspaceConv(hidden, d * e, hidden)
             else:
                 self.first, self.second = nn.Linear(d * e, hidden), nn.Linear(hidden, hidden)
-            self.token = nn.Embedding(d + d * C, hidden)  # what the LSTM reads of its own actions
             self.lstm = nn.LSTM(hidden, hidden)
             self.center = nn.Linear(hidden, hidden)
-            self.component = nn.Linear(hidden, d)
-            self.choice = nn.Linear(hidden, d * C)
+            self.token = nn.Embedding(d + d * C, hidden)  # what the LSTM reads of its own tokens
+            self.edit = nn.Linear(hidden, d + d * C)
         generator = torch.Generator().manual_seed(seed)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -INIT, INIT, generator=generator)
+        self.cell = self.lstm.all_weights[0]
         self.offsets = torch.arange(d) * C
+        # What may follow: row c < d is for after component c, the last for after a choice.
+        grammar = np.zeros((d + 1, d + d * C), bool)
+        for c in range(d):
+            grammar[c, d + c * C : d + c * C + C] = allowed[c]
+        grammar[d, :d] = allowed.sum(1) > 1
+        self.grammar = torch.where(torch.from_numpy(grammar), 0.0, NEVER)
 
-    def flatten(self) -> Tensor:
-        """Lay all parameters out in one vector, so that Adam is one operation, not thirty.
-
-        The gradients are views of one vector too, and so can be the arrays that numpy samples with.
-        """
-        parameters = list(self.parameters())
-        flat = torch.cat([p.detach().reshape(-1) for p in parameters])
-        flat.grad = torch.zeros_like(flat)
-        sizes = [p.numel() for p in parameters]
-        for p, values, gradient in zip(
-            parameters, torch.split(flat, sizes), torch.split(flat.grad, sizes), strict=True
-        ):
-            p.data, p.grad = values.view(p.shape), gradient.view(p.shape)
-        return flat
-
-    def encode(self, centers: Archs, scores: Floats) -> Tensor:
+    def nodes(self, centers: Archs, scores: Floats) -> Tensor:
         """(K, d) centers and (K,) scores -> (K, hidden): what the graph says of each subspace."""
         h = self.embed(torch.from_numpy(centers) + self.offsets).flatten(1)
         if not self.graph:
             return torch.relu(self.second(torch.relu(self.first(h))))
-        edges, weights = map(torch.from_numpy, edges_to_better(scores))
-        difference = h[edges[1]] - h[edges[0]]  # zero where components agree
-        graph = (edges, difference, weights)
-        return self.second(self.first(h, *graph), *graph)
+        weaker, better = edges = edges_to_better(scores)
+        difference = h.index_select(0, better) - h.index_select(0, weaker)
+        return self.second(self.first(h, edges, difference), edges, difference)
+
+    def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of the LSTM: all (n, hidden)."""
+        return torch.lstm_cell(x, (h, c), *self.cell)
+
+    def center_logits(self, h: Tensor, nodes: Tensor, mask: Tensor) -> Tensor:
+        """Of the global policy: (n, hidden), (n, K, hidden), (n, K) -> (n, K)."""
+        return masked((nodes @ self.center(h)[:, :, None])[:, :, 0], self.clip_center, mask)
+
+    def edit_logits(self, h: Tensor, mask: Tensor) -> Tensor:
+        """Of the local policy: (..., hidden), (..., d + d C) -> (..., d + d C)."""
+        return masked(self.edit(h), self.clip_edit, mask)
+
+    def forward(
+        self, nodes: Tensor, closed: Tensor, picked: Tensor, tokens: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (n,) and entropies (n,) of sentences.
+
+        Shapes: nodes (n, K, hidden), closed (n, K), picked (n,), tokens (2M, n).
+        """
+        center = nodes[torch.arange(len(picked)), picked]
+        h, _ = self.lstm(torch.cat([torch.stack([nodes.mean(1), center]), self.token(tokens[:-1])]))
+        after = tokens.roll(1, 0)
+        after[0::2] = self.d
+        log_p, entropy = score(self.center_logits(h[0], nodes, closed), picked)
+        log_ps, entropies = score(self.edit_logits(h[1:], self.grammar[after]), tokens)
+        return log_p + log_ps.sum(0), entropy + entropies.sum(0)
+
+
+def masked(logits: Tensor, clip: float, mask: Tensor) -> Tensor:
+    return torch.add(mask, logits.tanh(), alpha=clip) if clip else mask + logits
+
+
+def score(logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., c) logits, (...) actions -> log-probabilities (...) of these, and entropies (...)."""
+    log_p = logits.log_softmax(-1)
+    return log_p.gather(-1, actions[..., None])[..., 0], -(log_p.exp() * log_p).sum(-1)
+
+
+def draw(logits: Tensor, gumbel: Tensor) -> Tensor:
+    """(..., c) logits -> (...) actions, by the Gumbel-max trick."""
+    return (logits + gumbel).argmax(-1)
+
+
+def noise(rng: np.random.Generator, *shape: int) -> Tensor:
+    return torch.from_numpy(rng.gumbel(size=shape).astype(np.float32))
 
 
 @dataclass
-class Record:
+class Experience:
     """Edits of one center, and what they were sampled from."""
 
-    nodes: Tensor  # (K, hidden) the encoded graph
+    nodes: Tensor  # (K, hidden)
+    closed: Tensor  # (K,) what is added to the logits of centers
     picked: int
-    closed: Array  # (K,) what is added to the logits of centers
     edits: Edits
     advantages: Floats
 
 
 class Controller:
-    """Global and local policy over a space whose decisions may take `allowed` choices.
+    """Samples from the network, and trains it on what came of it.
 
-    allowed: (d, C) booleans, C the largest cardinality.
-    clip_center, clip_edit: logits are ``clip * tanh(logit)``; 0 leaves them as they are.
+    samples: children per update of the parameters. entropy: the weight of the bonus.
     """
 
     def __init__(
@@ -151,164 +187,69 @@ class Controller:
         samples: int,
         seed: int,
     ) -> None:
-        self.d, self.C = allowed.shape
         self.M, self.entropy, self.samples = M, entropy, samples
-        self.clip_center, self.clip_edit = clip_center, clip_edit
-        self.network = Network(self.d, self.C, hidden, graph, seed)
-        self.flat = self.network.flatten()
-        self.optimizer = torch.optim.Adam([self.flat], lr=lr, fused=True)
-        self._arrays = {name: p.detach().numpy() for name, p in self.network.named_parameters()}
-        self._centers: Archs = np.empty((0, self.d), np.int8)
-        self._nodes: Tensor | None = None  # what the graph says of these centers
-        self._batch: list[Record] = []
-        self._forbidden = np.where(allowed, 0.0, NEVER).astype(np.float32)
-        self._fixed = np.where(allowed.sum(1) > 1, 0.0, NEVER).astype(np.float32)
+        self.network = Network(allowed, hidden, graph, clip_center, clip_edit, seed)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=lr, fused=True)
+        self._centers: Archs | None = None  # that the network has read
+        self._batch: list[Experience] = []
 
-    # ---- sampling, without gradient
+    # ---- sampling
 
     def pick(self, centers: Archs, scores: Floats, closed: Bools, rng: np.random.Generator) -> int:
-        if self._nodes is None or not np.array_equal(centers, self._centers):
-            self._nodes = self.network.encode(centers, scores)  # with gradient, for `learn`
-            self._centers = centers.copy()
-            nodes = self._nodes.detach().numpy()
-            start = np.zeros((1, nodes.shape[1]), np.float32)
-            self._state = self._step(nodes.mean(0, keepdims=True), (start, start))
-            logits = self._linear("center", self._state[0]) @ nodes.T
-            self._logits = _clipped(logits, self.clip_center)
-        self._closed = np.where(closed, NEVER, 0)
-        picks, self._picked_log_p = draw(self._logits + self._closed, rng.random(1))
-        self._picked = int(picks[0])
+        """Line 6 of Algorithm 1, the global policy."""
+        if self._centers is None or not np.array_equal(centers, self._centers):
+            self._read(centers, scores)
+        self._closed = torch.from_numpy(np.where(closed, np.float32(NEVER), np.float32(0)))
+        self._picked = int(draw(self._logits + self._closed, noise(rng, len(closed))))
         return self._picked
 
+    def _read(self, centers: Archs, scores: Floats) -> None:
+        self._centers = centers.copy()
+        self._nodes = self.network.nodes(centers, scores)  # with gradient, for `learn`
+        with torch.no_grad():
+            zeros = torch.zeros(1, self._nodes.shape[1])
+            self._state = self.network.step(self._nodes.mean(0, keepdim=True), zeros, zeros)
+            unmasked = torch.zeros(1, len(centers))
+            self._logits = self.network.center_logits(self._state[0], self._nodes, unmasked)
+
+    @torch.no_grad()
     def edit(self, n: int, rng: np.random.Generator) -> Edits:
-        assert self._nodes is not None
-        state = (np.repeat(self._state[0], n, axis=0), np.repeat(self._state[1], n, axis=0))
-        x = np.repeat(self._nodes.detach().numpy()[None, self._picked], n, axis=0)
-        token = self._arrays["token.weight"]
-        components, choices = np.empty((2, n, self.M), np.int64)
-        uniform = rng.random((self.M, 2, n))
-        self._log_p = np.repeat(self._picked_log_p, n)
-        for m in range(self.M):
-            state = self._step(x, state)
-            logits = _clipped(self._linear("component", state[0]), self.clip_edit) + self._fixed
-            component, log_p = draw(logits, uniform[m, 0])
-            self._log_p += log_p
-            state = self._step(token[component], state)
-            logits = self._linear("choice", state[0]).reshape(n, self.d, self.C)
-            logits = _clipped(logits[np.arange(n), component], self.clip_edit)
-            choice, log_p = draw(logits + self._forbidden[component], uniform[m, 1])
-            self._log_p += log_p
-            x = token[self.d + component * self.C + choice]
-            components[:, m], choices[:, m] = component, choice
-        return Edits(components, choices)
-
-    def _linear(self, name: str, x: Array) -> Array:
-        return x @ self._arrays[f"{name}.weight"].T + self._arrays[f"{name}.bias"]
-
-    def _step(self, x: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        """One step of the LSTM."""
-        h, c = state
-        gates = self._linear_lstm(x, h)
-        n = h.shape[1]
-        gates[:, : 2 * n] *= 0.5  # sigmoid(x) = (1 + tanh(x / 2)) / 2
-        gates[:, 3 * n :] *= 0.5
-        np.tanh(gates, out=gates)
-        i, f, o = (0.5 * gates[:, k * n : (k + 1) * n] + 0.5 for k in (0, 1, 3))
-        c = f * c + i * gates[:, 2 * n : 3 * n]
-        return o * np.tanh(c), c
-
-    def _linear_lstm(self, x: Array, h: Array) -> Array:
-        w = self._arrays
-        gates: Array = x @ w["lstm.weight_ih_l0"].T + h @ w["lstm.weight_hh_l0"].T
-        return gates + w["lstm.bias_ih_l0"] + w["lstm.bias_hh_l0"]
+        """Line 8, the local policy, n times."""
+        net, token, tokens = self.network, torch.empty(0), []
+        h, c = (state.expand(n, -1) for state in self._state)
+        x = self._nodes[self._picked].expand(n, -1)
+        for t, gumbel in enumerate(noise(rng, 2 * self.M, n, len(net.grammar.T))):
+            h, c = net.step(x, h, c)
+            token = draw(net.edit_logits(h, net.grammar[token if t % 2 else net.d]), gumbel)
+            x = net.token(token)
+            tokens.append(token)
+        components, choices = torch.stack(tokens, 1).view(n, self.M, 2).unbind(2)
+        return Edits(components.numpy(), ((choices - net.d) % net.C).numpy())
 
     # ---- learning
 
     def learn(self, edits: Edits, advantages: Floats) -> None:
-        """A step of policy gradient on eq. 2, with an entropy bonus, every `samples` edits."""
-        assert self._nodes is not None
-        assert self.flat.grad is not None
-        self._batch.append(Record(self._nodes, self._picked, self._closed, edits, advantages))
-        if sum(len(record.advantages) for record in self._batch) < self.samples:
+        """Line 16: a step of policy gradient, once there are `samples` edits."""
+        self._batch.append(Experience(self._nodes, self._closed, self._picked, edits, advantages))
+        if sum(len(experience.advantages) for experience in self._batch) < self.samples:
             return
-        gains = np.concatenate([record.advantages for record in self._batch])
-        logits, heads = self.score(self._batch)
-        gradients = [
-            torch.from_numpy(-head.gradient(z.detach().numpy(), gains, self.entropy) / len(gains))
-            for z, head in zip(logits, heads, strict=True)
-        ]
-        self.flat.grad.zero_()
-        torch.autograd.backward(logits, gradients)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(self.loss(self._batch))
         self.optimizer.step()
-        self._batch, self._nodes = [], None
+        self._batch, self._centers = [], None
 
-    def score(self, batch: list[Record]) -> tuple[list[Tensor], list[Head]]:
-        """The logits of all decisions of a batch, with gradient, and what was decided."""
-        sizes = [len(record.advantages) for record in batch]
-        n, M, d, C = sum(sizes), self.M, self.d, self.C
-        picked, closed = (
-            np.repeat(column, sizes, axis=0)
-            for column in ([r.picked for r in batch], [r.closed for r in batch])
+    def loss(self, batch: list[Experience]) -> Tensor:
+        """What has the policy gradient of eq. 2, with an entropy bonus, as its gradient."""
+        each = [experience for experience in batch for _ in experience.advantages]
+        components = np.concatenate([experience.edits.components for experience in batch])
+        choices = np.concatenate([experience.edits.choices for experience in batch])
+        choices = self.network.d + components * self.network.C + choices
+        tokens = np.stack([components, choices], 2).reshape(len(each), -1)
+        log_p, entropy = self.network(
+            torch.stack([experience.nodes for experience in each]),
+            torch.stack([experience.closed for experience in each]),
+            torch.tensor([experience.picked for experience in each]),
+            torch.from_numpy(tokens.T.copy()),
         )
-        components = np.concatenate([record.edits.components for record in batch]).T
-        choices = np.concatenate([record.edits.choices for record in batch]).T
-        tokens = np.empty((2 * M, n), np.int64)
-        tokens[0::2] = components
-        tokens[1::2] = d + components * C + choices
-        nodes = torch.stack([record.nodes for record in batch for _ in record.advantages])
-        start = torch.stack([nodes.mean(1), nodes[torch.arange(n), torch.from_numpy(picked)]])
-        net = self.network
-        h, _ = net.lstm(torch.cat([start, net.token(torch.from_numpy(tokens[:-1]))]))
-        center = (nodes @ net.center(h[0])[:, :, None])[None, :, :, 0]
-        component = net.component(h[1::2])
-        rows = torch.from_numpy(np.arange(M * n) * d + components.ravel())
-        choice = net.choice(h[2::2]).view(M * n * d, C)[rows].view(M, n, C)
-        return [center, component, choice], [
-            Head(self.clip_center, closed, picked[None]),
-            Head(self.clip_edit, self._fixed, components),
-            Head(self.clip_edit, self._forbidden[components], choices),
-        ]
-
-
-@dataclass
-class Head:
-    """Decisions of one kind, t of them in each of n sequences."""
-
-    clip: float
-    mask: Array  # (t, n, c) or what broadcasts to it: added to the logits
-    actions: Ints  # (t, n)
-
-    def log_p(self, logits: Array) -> Array:
-        """(t, n, c) logits -> log-probabilities of all c."""
-        z = _clipped(logits, self.clip) + self.mask
-        z -= z.max(-1, keepdims=True)
-        return z - np.log(np.exp(z).sum(-1, keepdims=True))
-
-    def gradient(self, logits: Array, gains: Floats, entropy: float) -> Array:
-        """Of sum(gain log p(action) + entropy H(p)) by the logits.
-
-        That of log p(a) is 1_a - p, that of H is -p (log p + H): so short by hand that autograd
-        need not see a dozen small operations.
-        """
-        log_p = self.log_p(logits)
-        p = np.exp(log_p)
-        p_log_p = p * log_p
-        g = -gains[:, None] * p - entropy * (p_log_p - p * p_log_p.sum(-1, keepdims=True))
-        t, n = np.ogrid[: self.actions.shape[0], : self.actions.shape[1]]
-        g[t, n, self.actions] += gains
-        if self.clip:
-            g *= self.clip * (1 - np.tanh(logits) ** 2)
-        return g.astype(np.float32)
-
-
-def _clipped(logits: Array, clip: float) -> Array:
-    return np.float32(clip) * np.tanh(logits) if clip else logits
-
-
-def draw(logits: npt.NDArray[np.floating], uniform: Floats) -> tuple[Ints, Floats]:
-    """(n, c) logits, (n,) uniform numbers -> (n,) categorical draws and their log-probabilities."""
-    p = np.exp(logits - logits.max(1, keepdims=True), dtype=np.float64)
-    cumulated = p.cumsum(1)
-    total = cumulated[:, -1]
-    chosen = (cumulated <= (uniform * total)[:, None]).sum(1)
-    return chosen, np.log(p[np.arange(len(p)), chosen] / total)
+        gains = torch.from_numpy(np.concatenate([experience.advantages for experience in batch]))
+        return -(gains.to(log_p) * log_p + self.entropy * entropy).mean()  # eq. 2
