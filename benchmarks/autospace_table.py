@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -26,20 +25,31 @@ from typing import Any
 
 import numpy as np
 import torch
-from nasplug.nn.chain import Network, inverted_residual
 from torch import Tensor, nn
 from torch.nn import functional
 
 import nasplug
 from nasplug.kernel.registry import registry
 from nasplug.kernel.subspace import Layered
-from nasplug.nn.bilevel import BiLevel, Mixture
-from nasplug.nn.data import Images, Stream, cifar10
-from nasplug.nn.mixed import MixedOp, batch_statistics, binary_gates, mix
-from nasplug.nn.training import fixed_threads, initialise, place, train
+from nasplug.nn import (
+    BiLevel,
+    Images,
+    MixedOp,
+    Mixture,
+    Stream,
+    binary_gates,
+    fixed_threads,
+    initialise,
+    inverted_residual,
+    mix,
+    to_device,
+    train,
+)
+from nasplug.nn.mixed import batch_statistics
 from nasplug.run.api import shrunk
 from nasplug.run.directory import RunDirectory, write_json
-from nasplug.spaces.open_cells.space import OpenCells
+from nasplug.spaces import OpenCells
+from nasplug.spaces.skeleton.network import Network
 from nasplug_autospace.evolution import Rules
 from nasplug_autospace.method import limits
 
@@ -62,14 +72,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def load(folder: str, n: int, resolution: int) -> Images:
+def load(n: int, resolution: int) -> Images:
     """n images each to train and to validate on, and the 10,000 test images, made smaller."""
 
     def small(part: Any, rows: slice) -> tuple[Tensor, Tensor]:
         images, labels = part[0][rows].float(), part[1][rows]
         return functional.avg_pool2d(images, 32 // resolution).round().to(torch.uint8), labels
 
-    full = cifar10(folder)
+    full = nasplug.nn.load("cifar10")
     train, val = small(full.train, slice(n)), small(full.val, slice(n))
     padding = resolution // 8
     return replace(full, train=train, val=val, test=small(full.test, slice(None)), padding=padding)
@@ -94,24 +104,31 @@ class Table:
         return {file.stem.replace(".", "/"): json.loads(file.read_text()) for file in files}
 
 
-def run(method: str, out: Path, seed: int, budget: int, data: Images, **options: Any) -> Path:
+def run(
+    method: str,
+    out: Path,
+    seed: int,
+    budget: int,
+    space: nasplug.Space,
+    data: Images,
+    **options: Any,
+) -> Path:
     """A search in its run directory, done, continued or begun."""
-    where = {key: options.pop(key) for key in ("on", "within") if key in options}
-    made = registry().get("method", method)(data=data, **options)
     if (out / "selection.json").exists():
         return out
     if (out / "run.json").exists():
-        nasplug.resume(out, method=made, progress=False)
+        nasplug.resume(out, space=space, data=data, progress=False)
     else:
         nasplug.search(
-            made, budget=budget, seed=seed, out=out, tracking=False, progress=False, **where
-        )
+            method, space=space, data=data, budget=budget, seed=seed, out=out, tracking=False,
+            progress=False, **options,
+        )  # fmt: skip
     return out
 
 
 def trained(space: nasplug.Space, arch: Any, data: Images, epochs: int, seed: int) -> list[float]:
     """[multiply-adds, validation accuracy, test accuracy]."""
-    model = place(initialise(lambda: space.build(arch), seed), "cpu")
+    model = to_device(initialise(lambda: space.build(arch), seed), "cpu")
     result = train(model, data, epochs, seed)
     return [int(space.flops(arch[None])[0]), result["value"], result["report"]]
 
@@ -172,7 +189,10 @@ def three(resolution: int) -> list[nn.Module]:
     found = []
     for depth in (3, 1, 0):
         shape = replace(skeleton, stages=skeleton.stages[:depth] or ((skeleton.stem, 1, 1),))
-        blocks = [inverted_residual(layer, 3, 6) if depth else None for layer in shape.layers()]
+        blocks = [
+            inverted_residual(layer.c_in, layer.c_out, layer.stride, 3, 6) if depth else None
+            for layer in shape.layers()
+        ]
         found.append(Network(shape, blocks))
     return found
 
@@ -187,7 +207,7 @@ def ranking(data: Images, seed: int, epochs: int) -> dict[str, Any]:
 
     First they are trained for some epochs by uniform paths; what is not trained has no order.
     """
-    net = place(Paths(initialise(lambda: nn.ModuleList(three(data.resolution)), seed)), "cpu")
+    net = to_device(Paths(initialise(lambda: nn.ModuleList(three(data.resolution)), seed)), "cpu")
     first = np.random.default_rng(seed).normal(size=(1, 3))
     alpha = torch.tensor(first, dtype=torch.float32, requires_grad=True)
     uniform = torch.zeros(1, 3)
@@ -234,8 +254,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/autospace_table"))
     options = parser.parse_args()
     parts = options.parts.split(",")
-    data = load(os.environ["NASPLUG_DATA"], options.images, options.resolution)
-    sizes = {"layers": options.layers, "C": options.C}
+    data = load(options.images, options.resolution)
     size = f"layers={options.layers},C={options.C},resolution={options.resolution}"
     manual = nasplug.space(f"manual-irb:{size}").for_data("cifar10")
     cells = nasplug.space(f"open-cells:{size}").for_data("cifar10")
@@ -245,8 +264,8 @@ def main() -> None:
     def evolved(variant: str, seed: int) -> Path:
         return run(
             "autospace", options.out / f"evolve-{variant.replace(' ', '-')}-{seed}", seed,
-            options.evolve, data, on="open-cells/cifar10", epochs=options.evolve,
-            warmup=options.evolve // 5, period=PERIOD, **sizes, **VARIANTS[variant],
+            options.evolve, cells, data, epochs=options.evolve, warmup=options.evolve // 5,
+            period=PERIOD, **VARIANTS[variant],
         )  # fmt: skip
 
     def region(where: str, seed: int) -> nasplug.Space | nasplug.Subspace:
@@ -258,8 +277,8 @@ def main() -> None:
         return trained(space, arch, data, options.train, seed)
 
     def losses(variant: str, seed: int) -> list[float]:
-        rows = RunDirectory(evolved(variant, seed)).rows()
-        return [row["metrics"]["loss"] for row in rows]
+        rows = RunDirectory.open(evolved(variant, seed)).journal.read()
+        return [row.metrics["loss"] for row in rows]
 
     seeds = range(options.seeds)
     if {"sample", "search"} & set(parts):
@@ -273,14 +292,13 @@ def main() -> None:
                 done(f"sample/{where}/{seed}/{i}", work)
         for where in WHERE:
             for name, (method, settings) in ALGORITHMS.items() if "search" in parts else ():
-                learned = {"within": evolved("reference", seed)}
+                space = manual if where == "manual" else cells
+                learned = {} if where == "manual" else {"within": evolved("reference", seed)}
                 out = run(
                     method, options.out / f"search-{name}-{where}-{seed}", seed,
-                    QUERIES if method == "spos" else options.search, data,
-                    **({"on": "manual-irb/cifar10"} if where == "manual" else learned),
-                    lr=LR, epochs=options.search, target_madds=target, **sizes, **settings,
+                    QUERIES if method == "spos" else options.search, space, data, lr=LR,
+                    epochs=options.search, target_madds=target, **learned, **settings,
                 )  # fmt: skip
-                space = manual if where == "manual" else cells
                 found = json.loads((out / "selection.json").read_text())["archs"][0]
                 work = partial(train_one, space, space.arch(found), seed)
                 done(f"search/{name}/{where}/{seed}", work)

@@ -26,8 +26,8 @@ import torch
 from torch import nn
 
 import nasplug
-from nasplug_dsm.method import DSM
 from nasplug_dsm.controller import SubspaceConv, edges_to_better
+from nasplug_dsm.method import DSM
 from nasplug_dsm.policy import Edits
 
 QUERIES = 300

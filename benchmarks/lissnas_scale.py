@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 import nasplug
-from nasplug.analysis.predictors import XGBoost
-from nasplug_lissnas.shrink import WORK, Pockets, classes, first_of_each
+from nasplug.analysis import XGBoost
+from nasplug_lissnas.shrink import WORK, Pockets, first_of_each
 
 ARCHS = 500_000
 REPEATS = 5
@@ -64,7 +64,7 @@ def main() -> None:
         "neighbors": rate(lambda: space.edit(archs, edits, rng)),
         "deduplicate": rate(lambda: first_of_each(space, archs)),
         "distances": rate(lambda: space.distance(archs, archs[::-1])),
-        "keys": rate(lambda: classes(space, archs)),
+        "keys": rate(lambda: space.classes(archs)),
     }
     for name, value in rates.items():
         print(f"{name:24} {value:>14,.0f} archs/s")

@@ -5,8 +5,8 @@
 A step is of the weights and of the architecture, each on a batch of its own, of GDAS on NB201
 (C=16, N=1): one operation per edge, the cheapest that there is, so the most that loading can weigh.
 *memory* has CIFAR-10's pixels in memory and crops and mirrors them; *files* reads a PNG of 32x32
-for every image, as ImageFolder does, one batch ahead. Both are timed against the same batch over
-and over, in turn. Prints a table and, as its last line, one JSON object.
+for every image, as ImageFolder does, by processes that are a few batches ahead. Both are timed
+against the same batch over and over, in turn. Prints a table and, as its last line, one JSON object.
 """
 
 from __future__ import annotations
@@ -23,11 +23,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nasplug.nn import data
-from nasplug.nn.bilevel import Batch, BiLevel, Mixture
-from nasplug.nn.mixed import gumbel
-from nasplug.nn.training import initialise, place
-from nasplug.spaces.nb201.space import NB201
+from nasplug.nn import Batch, BiLevel, Mixture, data, gumbel, initialise, to_device
+from nasplug.spaces import NB201
 
 BATCH = 64
 
@@ -53,8 +50,8 @@ class Files:
 
 def gdas(device: str) -> Callable[[Batch, Batch], None]:
     """A step that learns architecture and weights, each in a path drawn for it."""
-    net = place(initialise(lambda: NB201().supernet(in_channels=3, C=16, layers=1), 0), device)
-    alpha = torch.zeros(len(net.decisions), len(net.ops), device=device, requires_grad=True)
+    net = to_device(initialise(NB201(N=1).supernet, 0), device)
+    alpha = torch.zeros(net.exists.shape, device=device, requires_grad=True)
     generator = torch.Generator().manual_seed(0)
     level = BiLevel(net, [alpha], lambda: Mixture(*gumbel(alpha, 5.0, generator)))
 
@@ -75,7 +72,8 @@ def main() -> None:
     memory = data.load("cifar10").to(device)
     few = torch.arange(40 * BATCH)
     data.IN_MEMORY = 0  # so that nothing is kept
-    files = data.of(Files((memory.train[0][few].cpu(), memory.train[1][few].cpu())), padding=4)
+    pictures = Files((memory.train[0][few].cpu(), memory.train[1][few].cpu()))
+    files = data.from_datasets(pictures, padding=4)
     streams = {
         name: [
             data.Stream(images, part, BATCH, seed)

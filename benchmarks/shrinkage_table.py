@@ -30,7 +30,6 @@ from nasplug.analysis.quality import (
     reports,
     shrink_index,
 )
-from nasplug.kernel.problem import Problem, problem
 
 METHODS = (
     "lissnas", "shrink-top", "shrink-random", "shrink-abs", "shrink-padnas", "shrink-nse",
@@ -44,7 +43,7 @@ class Judge:
     """A problem whose every arch is known."""
 
     def __init__(self, on: str) -> None:
-        self.problem: Problem = problem(on)
+        self.problem = nasplug.problem(on)
         self.space = self.problem.space
         archs = self.space.from_index(np.arange(self.space.size))
         self.classes = self.space.index(self.space.canonical(archs))

@@ -23,11 +23,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from nasplug.nn.bilevel import BiLevel, Mixture
-from nasplug.nn.convolution import AvgPool, Depthwise, Pointwise
-from nasplug.nn.mixed import Op, Shared
-from nasplug.nn.training import initialise
-from nasplug.spaces.darts.space import Darts
+from nasplug.nn import AvgPool, BiLevel, Depthwise, Mixture, Op, Pointwise, Shared, initialise
+from nasplug.spaces import Darts
 from nasplug_ddsas.method import sample, ucb
 
 SIZES = (15, 28, 42, 56, 84, 112)
@@ -61,9 +58,9 @@ class Steps:
         self.net = initialise(Darts().supernet, 0)
         if as_published:
             self.net = plain(self.net)
-        self.shape = len(self.net.decisions), len(self.net.ops)
+        self.mask = self.net.exists
+        self.shape = self.mask.shape
         self.rng = np.random.default_rng(0)
-        self.mask = np.ones(self.shape, bool)
         self.alpha = (1e-3 * torch.randn(self.shape)).requires_grad_()
         self.level = BiLevel(self.net, [self.alpha], self.mixture)
         self.batch = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
@@ -73,8 +70,8 @@ class Steps:
         return Mixture(weights, self.mask)
 
     def draw(self, L: int) -> None:
-        everything = np.ones(self.shape, bool)
-        self.mask = sample(self.rng.random(self.shape), everything, L, self.net.groups())
+        net, confidence = self.net, self.rng.random(self.shape)
+        self.mask = sample(confidence, net.exists, L, net.groups(), net.cut)
 
     def time(self) -> tuple[float, float]:
         """Seconds of one step: by the clock, and of the processor."""
@@ -94,11 +91,12 @@ def sampling(repeats: int = 300) -> float:
     """Milliseconds to draw a subspace of 28 operations a cell: confidence and selection."""
     rng, groups = np.random.default_rng(0), [[*range(14)], [*range(14, 28)]]
     p, t = rng.random((28, 8)), rng.integers(1, 50, (28, 8))
-    everything = np.ones((28, 8), bool)
+    everything, cut = np.ones((28, 8), bool), np.zeros((28, 8), bool)
+    cut[:, 0] = True
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        sample(ucb(p, 100, t), everything, 28, groups)
+        sample(ucb(p, 100, t), everything, 28, groups, cut)
         times.append(time.perf_counter() - start)
     return 1000 * float(np.median(times))
 
@@ -120,7 +118,7 @@ def strength(repeats: int = 200) -> float:
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        method.learned()
+        method.after_step()
         times.append(time.perf_counter() - start)
     return 1000 * float(np.median(times))
 

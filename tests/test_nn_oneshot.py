@@ -10,9 +10,13 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy
 
 import nasplug
 from nasplug import Mask, NasplugError
+from nasplug.kernel.tree import map_leaves
 from nasplug.run.directory import RunDirectory
 
 pytest.importorskip("torch")
@@ -77,6 +81,72 @@ def test_killed_and_resumed_is_never_killed(tmp_path, name, options):
     whole = [row.value for row in RunDirectory(tmp_path / "whole").journal.read()]
     assert resumed.search.trials.values.tolist() == whole
     assert scored(tmp_path / "killed") == 8
+
+
+ARRAYS = st.sampled_from(["int8", "int64", "uint64", "float32", "float64", "bool"]).flatmap(
+    lambda dtype: numpy.arrays(dtype, numpy.array_shapes(min_dims=0, min_side=0, max_side=3))
+)
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+KEYS = st.integers() | st.text(max_size=5) | st.sampled_from(["array", "items", "0"])
+TREES = st.recursive(
+    PLAIN | ARRAYS,
+    lambda tree: st.lists(tree, max_size=3) | st.dictionaries(KEYS, tree, max_size=3),
+    max_leaves=8,
+)
+
+
+def assert_same(a, b):
+    """The same tree: keys and types of leaves too."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert [*a] == [*b]
+        assert [*map(type, a)] == [*map(type, b)]
+        a, b = [*a.values()], [*b.values()]
+    if isinstance(a, list):
+        assert len(a) == len(b)
+        for one, other in zip(a, b, strict=True):
+            assert_same(one, other)
+    elif isinstance(a, np.ndarray):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+    else:
+        assert a == b or (a != a and b != b)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return RunDirectory(tmp_path_factory.mktemp("checkpoint"))
+
+
+@settings(deadline=None, max_examples=60)
+@given(state=st.dictionaries(KEYS, TREES, max_size=4))
+def test_a_checkpoint_comes_back_as_it_was(directory, state):
+    """Integer keys as integers, arrays by dtype and shape, however deep."""
+    directory.save_checkpoint(state)
+    assert_same(directory.load_checkpoint(), state)
+
+
+def test_a_checkpoint_of_an_optimiser_comes_back(directory):
+    """Whose state goes by numbers, with tuples in its groups, and NumPy's numbers beside it."""
+    weight = torch.nn.Parameter(torch.ones(2, 3))
+    adam = torch.optim.Adam([weight], 0.1, betas=(0.5, 0.999))
+    weight.sum().backward()
+    adam.step()
+    state = map_leaves(
+        lambda leaf: leaf.numpy() if isinstance(leaf, torch.Tensor) else leaf, adam.state_dict()
+    )
+    directory.save_checkpoint({"adam": state, "step": np.int64(3), "pair": (1, np.float32(0.5))})
+    back = directory.load_checkpoint()
+    assert (back["step"], back["pair"]) == (3, [1, 0.5])
+    assert set(back["adam"]["state"]) == {0}
+    other = torch.optim.Adam([torch.nn.Parameter(torch.ones(2, 3))], 0.7)
+    tensors = map_leaves(
+        lambda leaf: torch.tensor(leaf) if isinstance(leaf, np.ndarray) else leaf, back["adam"]
+    )
+    other.load_state_dict(tensors)
+    assert other.param_groups[0]["lr"] == 0.1
+    assert other.param_groups[0]["betas"] == [0.5, 0.999]
+    assert torch.equal(next(iter(other.state.values()))["exp_avg"], adam.state[weight]["exp_avg"])
 
 
 class Interrupt:

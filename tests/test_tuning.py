@@ -315,7 +315,7 @@ def test_the_cost_of_a_table_that_states_none_is_the_searches_time(
 def test_an_objective_that_nobody_knows(tmp_path):
     with pytest.raises(NasplugError, match=r"objective 'report' is not known here; known: cost"):
         tune(tmp_path / "s", objectives=("value", "report"))
-    assert [file.name for file in (tmp_path / "s").glob("*.lock")] == ["study.db.lock"]
+    assert not list((tmp_path / "s").glob("*.lock"))
 
 
 class Fragile(Noisy):

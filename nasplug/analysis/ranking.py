@@ -19,7 +19,7 @@ from nasplug.kernel.subspace import Region
 from nasplug.nn.bilevel import BiLevel, Mixture
 from nasplug.nn.data import Images, Stream
 from nasplug.nn.supernet import Supernet
-from nasplug.nn.training import fixed_threads, initialise, place
+from nasplug.nn.training import fixed_threads, initialise, to_device
 
 BATCH = 64
 SCORED = 1000  # validation images on which an arch is scored
@@ -48,7 +48,7 @@ def one_shot(
     net = cast(Supernet, initialise(lambda: space.supernet(region), seed))
     shown = partial(track, console=Console(stderr=True), disable=not sys.stderr.isatty())
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    data, net = data.to(device), place(net, device)
+    data, net = data.to(device), to_device(net, device)
     rng = np.random.default_rng(seed)
     batches = Stream(data, data.train, BATCH, seed)
     paths = net.chosen(region.sample(epochs * batches.steps, rng))

@@ -40,7 +40,8 @@ class TrainEvaluator(FunctionEvaluator):
         if not space.builds:
             raise NasplugError(f"{space.name} builds no networks that could be trained")
         if self.name in self.data(space):
-            space = space.for_data(self.name)
+            suited = space.for_data(self.name)
+            space = space if suited.sizes == space.sizes else suited
         else:
             self.images = datasets.load(data, seed)
             space = self.images.size(space)

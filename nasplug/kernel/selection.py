@@ -103,7 +103,7 @@ class Selection:
 def best_trials(trials: Trials, n: int) -> Archs:
     """(<= n, d) the distinct archs with the best scores."""
     if not len(trials):
-        raise NasplugError("the search ended before its first trial; give it more time")
+        raise NasplugError("no trial was made: give the search more time, or loosen its limits")
     scores = trials.scores
     order = np.argsort(-scores, kind="stable")
     order = order[np.isfinite(scores[order])]

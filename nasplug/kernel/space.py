@@ -193,7 +193,7 @@ class Space:
         try:
             array = np.atleast_2d(np.asarray(archs))
             rounded = array.astype(np.int64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise NasplugError(f"archs of {self.name} are integer vectors: {error}") from None
         if array.ndim != 2 or array.shape[1] != self.d:
             raise NasplugError(

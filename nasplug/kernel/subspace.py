@@ -128,7 +128,7 @@ class Mask(Subspace):
         self._inner = np.argsort(self._outer, axis=1).astype(space.dtype)
         counts = self.allowed.sum(1)
         decisions = dict(zip(space.names, map(range, counts), strict=True))
-        self._product = _Inner(decisions, space, self.outer, f"a mask of {space.name}")
+        self._product = _Inner(decisions, space, self.outer)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {"allowed": self.allowed}
@@ -169,14 +169,10 @@ class _Inner(Space):
     """
 
     def __init__(
-        self,
-        decisions: Mapping[str, Sequence[Any]],
-        space: Space,
-        outer: Callable[[Archs], Archs],
-        name: str,
+        self, decisions: Mapping[str, Sequence[Any]], space: Space, outer: Callable[[Archs], Archs]
     ) -> None:
         self._space, self._outer = space, outer
-        super().__init__(decisions, name)
+        super().__init__(decisions, f"a region of {space.name}")
 
     def is_valid(self, archs: Archs) -> npt.NDArray[np.bool_]:
         return self._space.is_valid(self._outer(archs))
@@ -322,7 +318,7 @@ class Layered(Subspace):
                 raise NasplugError(f"layer {i} has the same choice twice")
         self._counts = np.array([len(rows) for rows in self.choices])
         layers = {f"layer{i}": range(n) for i, n in enumerate(self._counts)}
-        self._product = _Inner(layers, space, self.compose, f"layers of {space.name}")
+        self._product = _Inner(layers, space, self.compose)
         space.check(self.compose(np.arange(self._counts.max())[:, None] % self._counts))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:

@@ -109,10 +109,8 @@ class Trials:
             raise NasplugError(f"row {told} of the trials was told already: each is scored once")
         for row in self.notes and rows.tolist():
             if row in self.notes:
-                self.notes[row] = {
-                    str(key): jsonable(note, f"note {str(key)!r} of a trial")
-                    for key, note in self.notes[row].items()
-                }
+                notes = self.notes[row].items()
+                self.notes[row] = {key: jsonable(x, f"note {key!r} of a trial") for key, x in notes}
         self.values[rows] = values
         if reports is not None:
             self.reports[rows] = reports

@@ -47,10 +47,10 @@ class Shared(nn.Module):
         self.layer, self.key = layer, repr(layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        kept = x.__dict__.setdefault("kept", {})
-        if self.key not in kept:
-            kept[self.key] = self.layer(x)
-        return kept[self.key]
+        shared = x.__dict__.setdefault("shared", {})
+        if self.key not in shared:
+            shared[self.key] = self.layer(x)
+        return shared[self.key]
 
 
 def forget(nodes: Sequence[Tensor]) -> None:
@@ -60,7 +60,7 @@ def forget(nodes: Sequence[Tensor]) -> None:
     would ever be freed where no gradient goes through the pool.
     """
     for x in nodes:
-        x.__dict__.pop("kept", None)
+        x.__dict__.pop("shared", None)
 
 
 class Zero(nn.Module):

@@ -35,7 +35,7 @@ from nasplug.nn.data import Images
 from nasplug.nn.mixed import Bools
 from nasplug.nn.pictures import draw_epochs
 from nasplug.nn.supernet import Floats, Supernet
-from nasplug.nn.training import fixed_threads, initialise, place
+from nasplug.nn.training import fixed_threads, initialise, to_device
 
 logger = logging.getLogger("nasplug")
 
@@ -183,7 +183,7 @@ class Oneshot(Method):
         """The network of the space with every choice in it, freshly initialised."""
         space, region = search.space, search.region
         net = initialise(lambda: space.supernet(region, self.partial), self.seed)
-        return cast(Supernet, place(net, self.device))
+        return cast(Supernet, to_device(net, self.device))
 
     def _stream(self, which: int) -> dict[str, Any]:
         share = (0, 1)

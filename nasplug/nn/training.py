@@ -24,7 +24,7 @@ def initialise(build: Callable[[], Module], seed: int) -> Module:
         return build()
 
 
-def place(model: Module, device: torch.device | str) -> Module:
+def to_device(model: Module, device: torch.device | str) -> Module:
     """On a device; on a GPU with weights that lie channels last, and so do all activations.
 
     Not on a CPU, where it would be faster too: torch 2.13 then corrupts its heap in the backward

@@ -97,6 +97,7 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
         if scheme == "journal":
             return optuna.storages.JournalStorage(JournalFileBackend(path))
         if file:
+            file.parent.stat()  # a lock would create it
             with lock_of(file):  # two processes must not create its tables at the same time
                 storage = _open_database(url, timeout=60)
             event.listen(storage.engine, "connect", _without_fsync)
@@ -128,8 +129,8 @@ def _open_database(url: str, **connect_args: Any) -> optuna.storages.RDBStorage:
 
 
 def lock_of(file: Path) -> FileLock:
-    """Of a storage file; of a study in a server's storage, the one of its study.json."""
-    return FileLock(file.with_name(f"{file.name}.lock"))
+    """Of a storage file, beside it: ``study.db.turn`` (Optuna's own is ``study.log.lock``)."""
+    return FileLock(file.with_name(f"{file.name}.turn"))
 
 
 def _without_fsync(connection: Any, record: object) -> None:
@@ -216,7 +217,7 @@ class Roll:
         file = file_of(url)
         self.study, self.shared = study, file is not None
         self.folder = file.parent if file else folder
-        self.turn = lock_of(file or folder / "study.json")  # to count, then ask
+        self.turn = lock_of(file or folder / "study")  # to count, then ask
         self._unnamed: dict[int, float] = {}  # trial -> when it was seen without a worker
 
     def presence(self, worker: str) -> Presence:

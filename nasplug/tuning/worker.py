@@ -121,6 +121,7 @@ class Worker:
 
     def _run_next(self) -> bool:
         """Run a trial; False if all that are wanted have been begun."""
+        self.roll.folder.stat()  # if it has gone away, a lock would create it
         with self.roll.turn:  # until the trial has been asked for
             self.roll.reclaim()
             position = next_position(self.study, self.task.trials)

@@ -18,7 +18,7 @@ from nasplug_autospace.evolution import Rules, compensation, hamming, momentum, 
 
 torch = pytest.importorskip("torch")
 
-from nasplug.nn.mixed import binary_gates  # noqa: E402
+from nasplug.nn import binary_gates, load  # noqa: E402
 
 SPACE = nasplug.space("open-cells").for_data("digits")
 LAYERS = np.arange(len(SPACE.layers))
@@ -189,7 +189,9 @@ def test_new_cells_inherit_what_their_operations_have_learned():
 def test_an_inherited_network_computes_what_the_supernet_does():
     method = search().method
     arch = method.cells[:, 3].reshape(-1)
+    held = method.net.layers
     model = method.net.inherit(arch)
+    assert method.net.layers is held  # the search goes on with the cells that it has
     x = torch.randn(8, 1, 8, 8)
     assert torch.allclose(model(x), method.net(x), atol=1e-6)
     assert sum(p.numel() for p in model.parameters()) == SPACE.params(arch[None])[0]
@@ -222,33 +224,36 @@ def test_the_same_seed_learns_the_same_space():
     assert not all(np.array_equal(a, b) for a, b in zip(first.choices, other.choices, strict=True))
 
 
+ON = {"on": "open-cells/digits", "budget": 6, "seed": 3, "tracking": False, "epochs": 6}
+ON |= {**SMALL, "warmup": 1}
 KILLED = """
-import sys, nasplug
-nasplug.search("autospace", on="open-cells/digits", budget=6, seed=3, out=sys.argv[1],
-               tracking=False, K=3, population=8, size=2, period=5, warmup=1, epochs=6)
+import json, sys, nasplug
+nasplug.search("autospace", out=sys.argv[1], **json.loads(sys.argv[2]))
 """
 
 
+def scored(run):
+    journal = RunDirectory(run).journal
+    archs = [row.arch for row in journal.read()]
+    journal.close()
+    return archs
+
+
 def test_killed_and_resumed_is_never_killed(tmp_path):
-    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "whole")], check=True)
+    nasplug.search("autospace", out=tmp_path / "whole", **ON)
     killed = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(killed)])
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(killed), json.dumps(ON)])
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         file = killed / "checkpoint.npz"
-        if file.exists() and len(list(RunDirectory(killed).rows())) >= 2:
+        if file.exists() and len(scored(killed)) >= 2:
             break
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    done = len(list(RunDirectory(killed).rows()))
-    assert 2 <= done < 6, "killed too late"
+    assert 2 <= len(scored(killed)) < 6, "killed too late"
     nasplug.resume(killed)
-    one, other = (
-        [row["arch"] for row in RunDirectory(tmp_path / name).rows()]
-        for name in ("whole", "killed")
-    )
-    assert one == other
+    assert scored(tmp_path / "whole") == scored(killed)
     spaces = [
         json.loads((tmp_path / name / "learned-space.json").read_text())["layers"]
         for name in ("whole", "killed")
@@ -256,16 +261,47 @@ def test_killed_and_resumed_is_never_killed(tmp_path):
     assert spaces[0] == spaces[1]
 
 
-def test_images_of_ones_own_size_the_network():
-    from nasplug.nn.data import digits
-
-    data = digits()
+def test_images_of_ones_own_size_the_network(tmp_path):
+    data = load("digits")
     wide = [torch.cat([part[0]] * 2, 1) for part in (data.train, data.val, data.test)]
     labels = (data.train[1], data.val[1], data.test[1])
     parts = dict(zip(("train", "val", "test"), zip(wide, labels, strict=True), strict=True))
-    run = search(budget=1, data=dataclasses.replace(data, **parts), layers=3)
-    assert run.space.name == "open-cells:layers=3,channels=2"
-    assert len(run.run().subspace.choices) == 3
+    found = nasplug.search(
+        "autospace", space=nasplug.space("open-cells:C=8,layers=3"), budget=1, tracking=False,
+        data=dataclasses.replace(data, **parts), out=tmp_path / "run", **{**SMALL, "epochs": 1},
+    )  # fmt: skip
+    space = found.search.space
+    assert (space.shape, space.sizes["classes"], len(space.layers)) == ((2, 8, 8), 10, 3)
+    assert len(found.subspace.choices) == 3
+    learned = nasplug.space(str(tmp_path / "run" / "learned-space.json"))
+    assert learned.shape == (2, 8, 8)
+    assert learned.build(learned.sample(1, 0)[0])(torch.zeros(1, 2, 8, 8)).shape == (1, 10)
+
+
+def test_fitness_has_momentum_where_generations_end_only():
+    """Eq. 5 mixes in what the supernet learned; α goes on by itself until its generation ends."""
+    run = search(budget=2, period=5)
+    method, taken = run.method, []
+    mixed = method.after_step
+
+    def after_step():
+        before = method.fitness.copy()
+        mixed()
+        at = method.rows, method.held
+        if method.step % 5:
+            np.testing.assert_array_equal(method.fitness, before)
+            return
+        taken.append(method.step)
+        alpha = method.alpha.detach().double().numpy()
+        np.testing.assert_allclose(method.fitness[at], 0.5 * before[at] + 0.5 * alpha)
+        there = np.ones(before.shape, bool)
+        there[at] = False
+        np.testing.assert_array_equal(method.fitness[there], before[there])
+
+    method.after_step = after_step
+    run.run()
+    assert taken == list(range(5, 2 * method.per_epoch + 1, 5))
+    assert method.per_epoch % 5  # an epoch ends within a generation
 
 
 @pytest.mark.parametrize(
@@ -282,7 +318,10 @@ def test_bad_input_says_what_is_wrong(options, words):
         search(**{**SMALL, **options})
 
 
-def test_it_evolves_open_cells_only():
+def test_it_evolves_all_of_open_cells_only():
     made = registry().get("method", "autospace")(**SMALL)
     with pytest.raises(NasplugError, match="evolves open-cells, not nb201"):
         Search(nasplug.problem("nb201/digits"), made, "autospace", budget=2)
+    within = Layered(SPACE, [[BLOCK]] * 6)
+    with pytest.raises(NasplugError, match="it takes no --within"):
+        Search(nasplug.problem("open-cells/digits"), made, budget=2, within=within)

@@ -11,10 +11,12 @@ from nasplug import Mask, NasplugError
 torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
-from nasplug.nn.bilevel import BiLevel  # noqa: E402
-from nasplug_darts import GDAS, Darts, PCDarts  # noqa: E402
+from nasplug.nn import BiLevel, mixed_ops  # noqa: E402
+from nasplug_darts.darts import Darts  # noqa: E402
+from nasplug_darts.gdas import GDAS  # noqa: E402
+from nasplug_darts.pc_darts import PCDarts  # noqa: E402
 
-TINY = {"C": 4, "layers": 1, "batch": 256}
+ON = "nb201:C=4,N=1/digits"
 METHODS = {
     "first": (Darts, {}),
     "second": (Darts, {"order": 2}),
@@ -23,8 +25,8 @@ METHODS = {
 }
 
 
-def run(cls, budget=2, seed=0, on="nb201/digits", within=None, **options):
-    method = cls(**(TINY | options))
+def run(cls, budget=2, seed=0, on=ON, within=None, **options):
+    method = cls(**({"batch": 256} | options))
     selection = nasplug.search(
         method, on=on, budget=budget, seed=seed, tracking=False, within=within
     )
@@ -39,7 +41,7 @@ def test_the_same_seed_selects_the_same_arch(name):
     assert str(first.best) == str(again.best)
     assert torch.equal(one.alpha, two.alpha)
     assert not torch.equal(one.alpha, one.parameter(*one.alpha.shape))
-    assert first.best.build(C=4, N=1, in_channels=1)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    assert first.best.build()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
 def test_a_mask_is_searched_within():
@@ -48,20 +50,37 @@ def test_a_mask_is_searched_within():
     for cls in (Darts, GDAS):
         selection, method = run(cls, within=region)
         assert region.contains(selection.search.trials.archs).all()
-        for op in method.net.network.modules():
-            if getattr(op, "decision", None) == 0:
+        for op in mixed_ops(method.net):
+            if op.decision == 0:
                 assert all(p.grad is None for p in op.ops[3].parameters())
 
 
 def test_warmup_leaves_the_architecture_alone():
-    _, method = run(PCDarts, warmup=2)
-    start = PCDarts(**TINY)
-    start.seed, start.made, start.device = method.seed, 0, "cpu"
-    assert torch.equal(method.alpha, start.parameter(6, 5))
+    """Of PC-DARTS at its own warm-up, 15 epochs, nothing would be learned in 15."""
+    alphas = []
+
+    class Watch:
+        @nasplug.hookimpl
+        def update(self, search):
+            alphas.append(search.method.alpha.detach().clone())
+
+    nasplug.search(PCDarts(batch=256, warmup=2), on=ON, budget=3, tracking=False, plugins=[Watch()])
+    assert torch.equal(alphas[0], alphas[1])
+    assert not torch.equal(alphas[1], alphas[2])
+
+
+@pytest.mark.parametrize(
+    ("budget", "options", "left"),
+    [(15, {}, 15), (1, {}, 1), (20, {"epochs": 10}, 10), (2, {"warmup": 2}, 2)],
+)
+def test_a_budget_that_the_warmup_takes_up_says_so(budget, options, left):
+    warmup = options.get("warmup", 15)
+    with pytest.raises(NasplugError, match=f"warmup={warmup} leaves none of {left} epochs"):
+        run(PCDarts, budget=budget, **options)
 
 
 def test_darts_cells_are_searched_too():
-    selection, _ = run(Darts, budget=1, on="darts/digits", C=2, layers=3, batch=512)
+    selection, _ = run(Darts, budget=1, on="darts:C=2,layers=3/digits", batch=512)
     assert selection.best.arch.shape == (32,)
     assert 0 <= selection.best.value <= 100
 
@@ -91,9 +110,7 @@ def test_out_of_memory_says_which_batch_fits(monkeypatch):
 PROCESS = """
 import pathlib, torch, nasplug
 torch.distributed.init_process_group("gloo")
-found = nasplug.search(
-    "darts", on="nb201/digits", budget=2, tracking=False, C=2, layers=1, batch=256
-)
+found = nasplug.search("darts", on="nb201:C=2,N=1/digits", budget=2, tracking=False, batch=256)
 alpha = found.search.method.alpha.detach()
 rank = torch.distributed.get_rank()
 pathlib.Path(f"rank{rank}.txt").write_text(f"{found.best} {alpha.double().sum().item()}")

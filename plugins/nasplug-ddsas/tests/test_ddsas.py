@@ -4,22 +4,26 @@ import numpy as np
 import pytest
 
 import nasplug
-from nasplug import NasplugError
+from nasplug import Mask, NasplugError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
-from nasplug.nn.data import digits  # noqa: E402
-from nasplug_ddsas import DDSAS  # noqa: E402
-from nasplug_ddsas.method import NEVER, saliency, sample, shrink, ucb  # noqa: E402
+from nasplug.nn import load  # noqa: E402
+from nasplug_ddsas.method import DDSAS, NEVER, STEPS, saliency, sample, shrink, ucb  # noqa: E402
 
-TINY = {"C": 2, "layers": 1, "batch": 256}  # 3 steps in an epoch
+TINY = {"batch": 256}  # 3 steps in an epoch
+ON = "nb201:C=2,N=1/digits"
+SPACE = nasplug.space("nb201")
 GROUPS = [[0, 1, 2], [3, 4, 5]]
+CUT = np.arange(5) == np.zeros((6, 1))  # the first operation of each edge is none
 
 
-def run(budget=2, seed=0, on="nb201/digits", **options):
+def run(budget=2, seed=0, on=ON, within=None, plugins=(), **options):
     method = DDSAS(**(TINY | options))
-    selection = nasplug.search(method, on=on, budget=budget, seed=seed, tracking=False)
+    selection = nasplug.search(
+        method, on=on, budget=budget, seed=seed, within=within, plugins=plugins, tracking=False
+    )
     return selection, method
 
 
@@ -53,7 +57,7 @@ def test_a_subspace_has_l_operations_of_each_cell_and_one_on_every_edge(L):
     everything = np.ones((6, 5), bool)
     for _ in range(20):
         confidence = rng.random((6, 5))
-        Z = sample(confidence, everything, L, GROUPS)
+        Z = sample(confidence, everything, L, GROUPS, CUT)
         for edges in GROUPS:
             assert Z[edges].sum() == L
             assert Z[edges][:, 1:].any(1).all()
@@ -65,19 +69,19 @@ def test_a_subspace_has_l_operations_of_each_cell_and_one_on_every_edge(L):
             assert not len(taken) or not len(left) or taken.min() > left.max()
     few = np.zeros((6, 5), bool)
     few[:, [0, 2]] = True
-    np.testing.assert_array_equal(sample(rng.random((6, 5)), few, 7, GROUPS), few)
+    np.testing.assert_array_equal(sample(rng.random((6, 5)), few, 7, GROUPS, CUT), few)
 
 
 def test_shrinking_takes_the_least_salient_and_never_empties_an_edge():
     rng = np.random.default_rng(0)
     allowed = np.ones((6, 5), bool)
     s = rng.random((6, 5))
-    smaller = shrink(allowed, s, GROUPS)
+    smaller = shrink(allowed, s, GROUPS, CUT)
     for edges in GROUPS:
         lowest = np.sort(s[edges].ravel())[:3]
         np.testing.assert_array_equal(np.sort(s[edges][~smaller[edges]]), lowest)
     for _ in range(10):
-        allowed = shrink(allowed, s, GROUPS)
+        allowed = shrink(allowed, s, GROUPS, CUT)
         assert allowed[:, 1:].any(1).all()
     np.testing.assert_array_equal(allowed.sum(1), 1)
     np.testing.assert_array_equal(allowed.argmax(1), 1 + s[:, 1:].argmax(1))
@@ -101,6 +105,51 @@ def test_expanding_adds_an_operation_and_keeps_what_was_learned():
     np.testing.assert_array_equal(method.saliency, s)
 
 
+class Watch:
+    """What is trained in every round, and what the method may open."""
+
+    def __init__(self):
+        self.trained, self.open = [], []
+
+    @nasplug.hookimpl
+    def update(self, search):
+        self.trained.append(search.method.mask)
+        self.open.append(search.method.allowed.copy())
+
+
+@pytest.mark.parametrize("mode", ["static", "shrink", "expand"])
+def test_no_mode_leaves_the_region(mode):
+    """The pool that expand would add next is not in it, nor is the 1x1 convolution on edge 0."""
+    ops = SPACE.decisions["1<-0"]
+    region = Mask(SPACE, dict.fromkeys(SPACE.names, ops[:4]) | {"1<-0": ops[:2] + ops[3:4]})
+    watch = Watch()
+    found, method = run(4, mode=mode, period=1, M=1, within=region, plugins=[watch])
+    for mask in (*watch.trained, *watch.open):
+        assert not (mask & ~region.allowed).any()
+    assert region.contains(found.search.trials.archs).all()
+    assert not (method.t.astype(bool) & ~region.allowed).any()
+    sizes = [mask.sum() for mask in watch.open]
+    if mode == "expand":
+        assert sizes[0] == 6 * 3  # none, skip and conv 3x3 at first
+        np.testing.assert_array_equal(watch.open[-1], region.allowed)  # conv 1x1 where it may be
+    else:
+        assert sizes[0] == region.allowed.sum()
+        assert (sizes[-1] < sizes[0]) == (mode == "shrink")
+
+
+def test_expanding_needs_what_it_starts_from():
+    region = Mask(SPACE, {"1<-0": ["none", "avg_pool_3x3"]})
+    with pytest.raises(NasplugError, match=r"mode=expand starts from none, skip_connect.*lacks"):
+        run(mode="expand", within=region)
+
+
+def test_layers_are_searched_as_edges_are():
+    found, method = run(1, on="macro:C=4/digits", M=2)
+    assert method.Z.sum() == method.size == 16  # two for each of eight layers
+    assert method.Z.any(1).all()
+    assert found.best.arch.shape == (8,)
+
+
 def test_every_subspace_is_searched_for_m_steps_and_counted():
     selection, method = run(budget=4, M=2)  # 12 steps
     assert method.T == 6
@@ -110,12 +159,18 @@ def test_every_subspace_is_searched_for_m_steps_and_counted():
 
 
 def test_subspaces_of_the_warmup_are_random_and_do_not_count():
-    _, method = run(budget=1, warmup=1, M=1)  # 3 steps
-    assert method.T == 0
-    assert not method.t.any()
-    assert not method.saliency.any()
-    assert method.Z.sum() == 12
-    _, method = run(budget=2, warmup=1, M=1)
+    seen = []
+
+    class Watch:
+        @nasplug.hookimpl
+        def update(self, search):
+            method = search.method
+            seen.append((method.T, method.t.sum(), method.saliency.any(), method.Z.copy()))
+
+    _, method = run(budget=2, warmup=1, M=1, plugins=[Watch()])
+    for T, t, salient, Z in seen[:3]:  # steps of the first epoch
+        assert (T, t, salient, Z.sum()) == (0, 0, False, 12)
+    assert len(np.unique([Z for *_, Z in seen[:3]], axis=0)) == 3
     assert method.T == 3
     assert method.t.sum() == 3 * 12
 
@@ -138,6 +193,22 @@ def test_the_mixture_is_eq_7():
     np.testing.assert_allclose(weights, pq / pq.sum(1, keepdims=True), rtol=1e-5)
 
 
+def test_by_default_a_subspace_is_searched_for_an_epoch_at_most():
+    assert run(budget=1)[1].stay == 3
+    assert run(budget=1, batch=16)[1].stay == STEPS
+
+
+def test_l_and_m_are_tuned_within_what_the_space_has():
+    for name, edges, ops in (("nb201", 6, 30), ("darts", 14, 112), ("macro:C=4", 8, 24)):
+        ranges = DDSAS.ranges(nasplug.space(name))
+        assert (ranges["L"].low, ranges["L"].high, ranges["L"].default) == (
+            edges + 1,
+            ops,
+            2 * edges,
+        )
+        assert ranges["M"].default == STEPS
+
+
 def test_bad_input_says_what_fits():
     for L in (6, 31):
         with pytest.raises(NasplugError, match=f"L={L}: a subspace has 7 operations .* to 30"):
@@ -146,5 +217,6 @@ def test_bad_input_says_what_fits():
         run(mode="grow")
     with pytest.raises(NasplugError, match="lr must be within"):
         run(lr=1e30)
+    broken = replace(load("digits"), mean=torch.full((1, 1, 1), torch.nan))
     with pytest.raises(NasplugError, match=r"loss is (nan|inf) at step \d+ .*Lower lr"):
-        run(data=replace(digits(), mean=torch.full((1, 1, 1), torch.nan)))
+        nasplug.search(DDSAS(**TINY), space=SPACE, data=broken, budget=1, tracking=False)

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import signal
@@ -16,6 +17,10 @@ from nasplug.run.directory import RunDirectory
 
 torch = pytest.importorskip("torch")
 
+from nasplug.nn import mixed_ops  # noqa: E402
+from nasplug_oneshot.paths import Target  # noqa: E402
+
+TINY = ("nb201:C=2,N=1/digits", "darts:C=2,layers=3/digits", "macro:C=4/digits")
 MANUAL = nasplug.space("manual-irb").for_data("digits")
 TARGET = 3e5
 
@@ -35,26 +40,49 @@ def cells():
 # ---- multiply-adds
 
 
+class Chain:
+    """A supernet of two decisions between two choices each, beside 10 multiply-adds."""
+
+    costs = np.array([[1.0, 5.0], [2.0, 3.0]])
+
+    @property
+    def space(self):
+        return self
+
+    def flops(self, archs):
+        return 10 + self.costs[np.arange(2), archs].sum(1)
+
+    def select(self, scores, region):
+        return scores.argmax(1)
+
+
 def test_the_best_path_within_a_target_by_hand():
-    madds = search("proxyless").method.madds
-    madds.costs = np.array([[1.0, 5.0], [2.0, 3.0]])
-    madds.allowed, madds.fixed = np.ones((2, 2), bool), 10.0
     scores = np.array([[0.0, 1.0], [0.0, 3.0]])
 
-    def chosen(target):
-        return madds.within(scores, target).argmax(1).tolist()
+    def chosen(limit):
+        target = Target(Chain(), np.ones((2, 2), bool), None, limit)
+        return target.within(scores).argmax(1).tolist()
 
     assert chosen(0) == [1, 1]
     assert chosen(18) == [1, 1]
     assert chosen(17) == [0, 1]  # the least is lost by layer 0, which also saves the most
     assert chosen(13) == [0, 0]
+    with pytest.raises(NasplugError, match="the smallest network, which has 13"):
+        chosen(12)
 
 
-def test_costs_of_paths_are_those_of_archs():
-    method = search("spos").method
-    archs = MANUAL.sample(50, 0)
-    index = method.net.layers.index(archs)
-    assert np.array_equal(method.madds.of(index), MANUAL.flops(archs))
+@pytest.mark.parametrize("on", [*TINY, "manual-irb/digits"])
+def test_the_best_path_keeps_to_the_target_in_every_space(on):
+    method = search("proxyless", on=on).method
+    space, rng = method.net.space, np.random.default_rng(0)
+    archs = space.sample(200, 0)
+    limit = float(np.quantile(space.flops(archs), 0.2))
+    target = Target(method.net, method.mask, space, limit)
+    np.testing.assert_array_equal(target.allows(archs), space.flops(archs) <= limit)
+    for _ in range(10):
+        scores = np.where(method.mask, rng.normal(size=method.mask.shape), -np.inf)
+        found = method.net.select(target.within(scores), space)
+        assert space.flops(found[None])[0] <= limit
 
 
 def test_a_target_below_the_smallest_network_says_what_that_is():
@@ -76,7 +104,7 @@ def test_one_path_learns_weights_and_two_are_weighed():
     mixture = method.mixture()
     assert (mixture.mask.sum(1) == 2).all()
     assert np.allclose(mixture.weights.detach().sum(1), 1)
-    zero = ~method.allowed
+    zero = ~method.mask
     assert zero.sum() == 2, "no zero where the shape changes"
     for step in range(50):
         method.step = step
@@ -85,14 +113,14 @@ def test_one_path_learns_weights_and_two_are_weighed():
 
 def test_the_penalty_is_what_the_expected_madds_exceed():
     method = search("proxyless", target_madds=TARGET, penalty=2.0).method
-    p = method.allowed / method.allowed.sum(1, keepdims=True)
+    p = method.mask / method.mask.sum(1, keepdims=True)
     with torch.no_grad():
         method.alpha.zero_()
-    expected = method.madds.fixed + (p * method.madds.costs).sum()
+    expected = method.net.fixed + (p * method.net.costs).sum()
     assert expected > TARGET
     assert method.over_target().item() == pytest.approx(2 * (expected / TARGET - 1), rel=1e-5)
     with torch.no_grad():
-        method.alpha.copy_(-torch.from_numpy(method.madds.costs) / 1e3)
+        method.alpha.copy_(-torch.from_numpy(method.net.costs) / 1e3)
     assert method.over_target().item() == 0
 
 
@@ -107,7 +135,7 @@ def test_reinforce_follows_the_reward():
     gradient = method.alpha.grad.numpy()
     drawn = gradient < 0
     assert (drawn.sum(1) == 1).all()
-    counts = method.allowed.sum(1)
+    counts = method.mask.sum(1)
     advantage = -gradient[drawn] / (1 - 1 / counts)
     assert np.allclose(advantage, advantage[0], rtol=1e-4)
     assert 90 < advantage[0] < 100
@@ -135,20 +163,20 @@ def test_fair_paths_train_every_choice_once():
                 lambda *_, key=(i, k): runs.update({key: runs.get(key, 0) + 1})
             )
     method.weight_step(method.train[0])
-    full = [(i, k) for i, k in runs if method.allowed[i].sum() == 7]
+    full = [(i, k) for i, k in runs if method.mask[i].sum() == 7]
     assert all(runs[key] == 1 for key in full)
     assert {runs[key] for key in runs} <= {1, 2}  # six choices and seven paths: one runs twice
 
 
 def test_uniform_paths_are_uniform():
     method = search("spos").method
-    counts = np.zeros(method.allowed.shape)
+    counts = np.zeros(method.mask.shape)
     for step in range(3000):
         method.step = step
         (mixture,) = method._paths(1)
         counts += mixture.mask
     assert (counts.sum(1) == 3000).all()
-    p = method.allowed / method.allowed.sum(1, keepdims=True)
+    p = method.mask / method.mask.sum(1, keepdims=True)
     assert np.abs(counts / 3000 - p).max() < 0.03
 
 
@@ -192,35 +220,75 @@ def test_the_same_seed_finds_the_same(method):
     assert np.array_equal(first.trials.values, again.trials.values)
 
 
+ON = {
+    "on": "manual-irb/digits", "budget": 30, "seed": 1, "tracking": False, "epochs": 2,
+    "population": 5, "parents": 3,
+}  # fmt: skip
 KILLED = """
-import sys, nasplug
-nasplug.search("spos", on="manual-irb/digits", budget=30, seed=1, out=sys.argv[1], tracking=False,
-               epochs=2, population=5, parents=3)
+import json, sys, nasplug
+nasplug.search("spos", out=sys.argv[1], **json.loads(sys.argv[2]))
 """
 
 
+def scored(run):
+    journal = RunDirectory(run).journal
+    rows = [(row.arch, row.value) for row in journal.read()]
+    journal.close()
+    return rows
+
+
 def test_killed_and_resumed_is_never_killed(tmp_path):
-    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "whole")], check=True)
+    nasplug.search("spos", out=tmp_path / "whole", **ON)
     killed = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(killed)])
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(killed), json.dumps(ON)])
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        if (killed / "checkpoint.npz").exists() and len(list(RunDirectory(killed).rows())) >= 7:
+        if (killed / "checkpoint.npz").exists() and len(scored(killed)) >= 7:
             break
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert 7 <= len(list(RunDirectory(killed).rows())) < 30, "killed too late"
+    assert 7 <= len(scored(killed)) < 30, "killed too late"
     nasplug.resume(killed)
-    one, other = (
-        [(row["arch"], row["value"]) for row in RunDirectory(tmp_path / name).rows()]
-        for name in ("whole", "killed")
-    )
-    assert one == other
+    assert scored(tmp_path / "whole") == scored(killed)
 
 
-def test_spaces_without_layers_are_refused():
-    with pytest.raises(NasplugError, match="paths are searched in spaces of layers"):
-        search("proxyless", on="nb201/digits")
+@pytest.mark.parametrize("method", ["proxyless", "spos"])
+def test_a_space_without_a_supernet_is_refused(method):
     with pytest.raises(NasplugError, match="evolve a space of a few first"):
-        search("spos", on="open-cells/digits")
+        search(method, on="open-cells/digits")
+
+
+@pytest.mark.parametrize("on", TINY)
+def test_uniform_paths_are_archs(on):
+    method = search("spos", on=on).method
+    space = method.net.space
+    for step in range(20):
+        method.step = step
+        (mixture,) = method._paths(1)
+        arch = method.net.select(mixture.mask + 0.0)
+        np.testing.assert_array_equal(method.net.chosen(arch[None])[0], mixture.mask)
+        assert space.contains(arch[None])[0]
+
+
+def test_the_smaller_region_that_is_handed_over_is_where_paths_are_drawn():
+    """Such as a wrapper of `propose` says."""
+    region = nasplug.Mask(MANUAL, {f"layer{i}": ["k3e3", "k5e6"] for i in range(6)})
+
+    class Within:
+        @nasplug.hookimpl(wrapper=True)
+        def propose(self, search, subspace):
+            proposed = yield
+            return region if isinstance(proposed, nasplug.Space) else proposed
+
+    for method in ("proxyless", "spos"):
+        run = search(method, epochs=1)
+        run.pm.register(Within())
+        run.run()
+        kept = run.method.net.allowed(region)
+        assert run.method.handed is region
+        for op in mixed_ops(run.method.net):
+            for k, module in enumerate(op.ops):
+                if not kept[op.decision, k]:
+                    assert all(p.grad is None for p in module.parameters())
+        assert region.contains(run.trials.archs).all() == (method == "proxyless")

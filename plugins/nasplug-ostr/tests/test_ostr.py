@@ -9,35 +9,39 @@ from nasplug import NasplugError
 torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
-from nasplug.nn.bilevel import BiLevel, Mixture  # noqa: E402
-from nasplug.nn.training import initialise  # noqa: E402
-from nasplug_ostr import OStrDarts  # noqa: E402
+from nasplug.nn import BiLevel, Mixture, initialise  # noqa: E402
 from nasplug_ostr.features import features  # noqa: E402
-from nasplug_ostr.method import CRITERIA  # noqa: E402
+from nasplug_ostr.method import CRITERIA, OStrDarts  # noqa: E402
 
-TINY = {"C": 2, "layers": 1, "batch": 256}
-SIZES = {"nb201": {"C": 2, "layers": 2}, "darts": {"C": 2, "layers": 3}}
+ON = "nb201:C=2,N=1/digits"
+WIDER = "nb201:C=4,N=1/digits"  # for a quarter of the channels
+SPACES = ["nb201:C=2,N=2", "darts:C=2,layers=3", "macro:C=4", "manual-irb:C=4"]
 
 
-def run(budget=2, seed=0, on="nb201/digits", **options):
-    method = OStrDarts(**(TINY | options))
-    selection = nasplug.search(method, on=on, budget=budget, seed=seed, tracking=False)
+def run(budget=2, seed=0, on=ON, within=None, **options):
+    method = OStrDarts(**({"batch": 256} | options))
+    selection = nasplug.search(
+        method, on=on, budget=budget, seed=seed, within=within, tracking=False
+    )
     return selection, method
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", SPACES)
 def test_strength_from_features_is_the_gradient_of_alpha(name):
     """Eq. 8 against eq. 9 and, since cells share α, eq. 10."""
-    space = nasplug.space(name)
-    net = initialise(lambda: space.supernet(in_channels=1, **SIZES[name]), 0).double()
+    space = nasplug.space(name).for_data("digits")
+    net = initialise(space.supernet, 0).double()
     generator = torch.Generator().manual_seed(1)
-    shape = len(net.decisions), len(net.ops)
-    alpha = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
-    everything = np.ones(shape, bool)
-    level = BiLevel(net, [alpha], lambda: Mixture(alpha.softmax(-1), everything))
+    there = net.exists
+    alpha = torch.randn(there.shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    def weights():
+        return alpha.masked_fill(torch.from_numpy(~there), -torch.inf).softmax(-1)
+
+    level = BiLevel(net, [alpha], lambda: Mixture(weights(), there))
     x = torch.randn(4, 1, 8, 8, generator=generator, dtype=torch.float64)
     batch = x, torch.randint(10, (4,), generator=generator)
-    _, strength = features(net, Mixture(alpha.softmax(-1).detach(), everything), batch)
+    _, strength = features(net, Mixture(weights().detach(), there), batch)
     level.architecture_step(batch, batch)
     torch.testing.assert_close(strength, alpha.grad.abs(), rtol=1e-9, atol=1e-12)
     assert float(strength.max()) > 1e-4
@@ -54,10 +58,10 @@ def test_the_four_criteria_on_one_supernet():
     for g in gradients:
         method.bilevel.mixed, method.bilevel.gradient = beta, g
         method.alpha.grad = beta * (g - (beta * g).sum())
-        method.learned()
+        method.after_step()
         centred = np.abs((g - (beta * g).sum()).numpy()[0])
         expected += [beta.numpy()[0] * centred, centred, np.abs((beta * g).numpy()[0])]
-    method.allowed = np.ones((1, 3), bool)
+    method.mask = np.ones((1, 3), bool)
     for name, values in zip(CRITERIA[:3], expected / 2, strict=True):
         np.testing.assert_allclose(method.criteria()[name][0], values, rtol=1e-5)  # eq. 11
 
@@ -74,7 +78,9 @@ def test_every_epoch_keeps_the_values_of_all_four():
     np.testing.assert_allclose(np.sum(last["magnitude"], 1), 1, atol=0.01)
 
 
-@pytest.mark.parametrize("options", [{"criterion": "magnitude"}, {"optimizer": "pc-darts", "C": 4}])
+@pytest.mark.parametrize(
+    "options", [{"criterion": "magnitude"}, {"optimizer": "pc-darts", "on": WIDER}]
+)
 def test_other_criteria_and_optimizers_run(options):
     selection, _ = run(**options)
     assert 0 <= selection.best.value <= 100
@@ -87,7 +93,7 @@ def test_the_search_stops_when_the_arch_stays():
 
 
 def test_warmup_selects_by_magnitude_and_does_not_count_as_staying():
-    selection, method = run(budget=4, warmup=3, patience=2, optimizer="pc-darts", C=4)
+    selection, method = run(budget=4, warmup=3, patience=2, optimizer="pc-darts", on=WIDER)
     archs = selection.search.trials.archs
     assert len(archs) == 4
     assert method.unchanged == 0
@@ -102,11 +108,8 @@ def test_the_same_seed_selects_the_same_arch():
 def test_bad_input():
     with pytest.raises(NasplugError, match="one of strength, strength"):
         run(criterion="size")
-    with pytest.raises(NasplugError, match="multiples of 4"):
-        run(data=[(np.zeros((1, 6, 6), np.uint8), 0)] * 8)
-    with pytest.raises(NasplugError, match="takes a torch Dataset"):
-        run(data="digits")
     ball = nasplug.Ball(nasplug.space("nb201"), [0] * 6, 2)
-    method = OStrDarts(**TINY)
-    with pytest.raises(NasplugError, match="relaxes nb201 or a mask"):
-        nasplug.search(method, on="nb201/digits", budget=1, tracking=False, within=ball)
+    with pytest.raises(NasplugError, match=r"cannot be restricted to a ball .*it takes masks"):
+        run(within=ball)
+    with pytest.raises(NasplugError, match="warmup=2 leaves none of 2 epochs"):
+        run(warmup=2)

@@ -107,3 +107,11 @@ def test_a_run_directory_gets_the_quality_of_the_space(tmp_path):
 def test_a_space_too_large_to_list_is_refused_by_top_n():
     with pytest.raises(NasplugError, match="use shrink-random"):
         shrink("shrink-top", space=Space({f"layer{i}": OPS for i in range(20)}))
+
+
+def test_limits_that_nothing_keeps_to_end_the_search(monkeypatch):
+    monkeypatch.setattr("nasplug.kernel.search.PATIENCE", 20)
+    with pytest.raises(NasplugError, match=r"no trial was made: .* loosen"):
+        shrink(
+            "shrink-random", space=nasplug.space("nb201"), evaluate=len, constraints=["flops<=1"]
+        )

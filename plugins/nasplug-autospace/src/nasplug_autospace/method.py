@@ -31,7 +31,7 @@ from nasplug.nn import (
     Supernet,
     binary_gates,
     initialise,
-    place,
+    to_device,
 )
 from nasplug.spaces import Learned, OpenCells
 from nasplug_autospace.evolution import Rules, compensation, hamming, momentum, tournament
@@ -75,7 +75,7 @@ class AutoSpace(Oneshot):
         space = search.space
         if not isinstance(space, OpenCells):
             raise NasplugError(f"autospace evolves open-cells, not {space.name}")
-        if search.region is not space:
+        if not isinstance(search.region, OpenCells):
             raise NasplugError("autospace evolves all of open-cells: it takes no --within")
         if self.population < self.K:
             raise NasplugError(f"K={self.K} cells do not fit in a population of {self.population}")
@@ -92,7 +92,7 @@ class AutoSpace(Oneshot):
         affordable = _affordable(space, limit)
         layers = self._layered(self.held + np.arange(self.K))
         net: Supernet = initialise(lambda: space.shared_supernet(affordable, layers), self.seed)
-        return place(net, self.device)
+        return to_device(net, self.device)
 
     def start(self, search: Search) -> list[Tensor]:
         self.alpha = self.parameter(*self.held.shape, spread=0.0)
@@ -155,10 +155,10 @@ class AutoSpace(Oneshot):
         spare[at] = np.inf  # who has just won stays
         dying = np.argsort(spare, axis=1, kind="stable")[:, : self.population - self.K]
         layer, child = np.nonzero(found[:, : dying.shape[1]])
-        place, parent = dying[layer, child], parents[layer, child]
-        self.cells[layer, place] = children[layer, child]
-        self.fitness[layer, place] = self.fitness[layer, parent]
-        self.born[layer, place], self.drawn[layer, place] = self.step, 0
+        dead, parent = dying[layer, child], parents[layer, child]
+        self.cells[layer, dead] = children[layer, child]
+        self.fitness[layer, dead] = self.fitness[layer, parent]
+        self.born[layer, dead], self.drawn[layer, dead] = self.step, 0
 
     def _hold(self, places: Archs) -> None:
         """Cells and scores go into the supernet in pairs."""

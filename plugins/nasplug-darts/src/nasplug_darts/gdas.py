@@ -18,6 +18,8 @@ class GDAS(Oneshot):
     tau_first = Float(10.0, low=0.01, high=100, doc="temperature of the first epoch")
     tau_last = Float(0.1, low=0.01, high=100, doc="temperature of the last; linear in between")
 
+    mixes = False  # the others have no weight
+
     def start(self, search: Search) -> list[Tensor]:
         self.alpha = self.parameter(*self.mask.shape)
         return [self.alpha]

@@ -59,6 +59,7 @@ class SPOS(Oneshot):
     mutation = Float(0.1, low=0, high=1, doc="share of the decisions that a mutation changes")
 
     arch_lr, warmup = 0.0, 0  # nothing but the weights is learned by gradient
+    mixes = False
 
     def start(self, search: Search) -> list[Tensor]:
         self.target = Target(self.net, self.mask, search.region, self.target_madds)
