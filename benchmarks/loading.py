@@ -6,7 +6,8 @@ A step is of the weights and of the architecture, each on a batch of its own, of
 (C=16, N=1): one operation per edge, the cheapest that there is, so the most that loading can weigh.
 *memory* has CIFAR-10's pixels in memory and crops and mirrors them; *files* reads a PNG of 32x32
 for every image, as ImageFolder does, by processes that are a few batches ahead. Both are timed
-against the same batch over and over, in turn. Prints a table and, as its last line, one JSON object.
+against the same batch over and over, in turn. Prints a table and, as its last line, one JSON
+object.
 """
 
 from __future__ import annotations

@@ -339,7 +339,7 @@ BAD = {
     "resume nowhere": "nowhere is not a run directory",
     "sync nowhere": "nowhere is not a run directory",
     "run random --on nb201:D=3/toy": "unknown option of nb201 'D'",
-    "run random --on nb201:C=0/toy": "C of nb201 is a number above 0, got 0",
+    "run random --on nb201:C=0/toy": "C of nb201 is a number from 1 to 100,000, got 0",
     "run random --on nb201:C=4/toy": "unknown problem 'nb201:C=4/toy'",
     "ui --port 70000": "70000 is not in the range",
 }

@@ -185,18 +185,12 @@ LEARNED = {
 }  # fmt: skip
 
 
-unread = pytest.mark.xfail(
-    strict=True, reason="Learned.load reads the layers outside of its try, and follows itself"
-)
-
-
 def learned(tmp_path_factory, text):
     file = tmp_path_factory.getbasetemp() / "fuzzed.json"
     file.write_text(text, encoding="utf-8", errors="surrogatepass")
     return attempt(nasplug.space, str(file))
 
 
-@unread
 @quick
 @given(key=st.sampled_from([*LEARNED, "other"]), value=json_values, text=st.text(max_size=20))
 @example(key="layers", value=3, text="")
@@ -220,7 +214,6 @@ def test_files_of_learned_spaces(tmp_path_factory, key, value, text):
     learned(tmp_path_factory, json.dumps({k: v for k, v in LEARNED.items() if k != key}))
 
 
-@unread
 @pytest.mark.parametrize("base", ["macro", "open-cells", "manual-irb"])
 @quick
 @given(rows=st.lists(st.lists(json_values, max_size=3), max_size=9))
@@ -230,7 +223,6 @@ def test_layers_of_learned_spaces(tmp_path_factory, base, rows):
     assert found is None or isinstance(found, Learned)
 
 
-@unread
 def test_a_learned_space_of_itself_is_refused(tmp_path):
     file = tmp_path / "own.json"
     file.write_text(json.dumps(LEARNED | {"space": str(file)}))
@@ -275,7 +267,6 @@ def test_samplers_take_options():
     assert isinstance(by_name(optuna.pruners, "Pruner", "nop"), optuna.pruners.NopPruner)
 
 
-@pytest.mark.xfail(strict=True, reason="literal_eval raises TypeError, which _parse lets through")
 def test_a_literal_that_is_none_is_refused():
     optuna = pytest.importorskip("optuna")
     from nasplug.tuning.by_name import by_name

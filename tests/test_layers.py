@@ -45,9 +45,9 @@ def code_lines(file: Path) -> int:
     lines = {i for i, line in enumerate(text.splitlines(), 1) if line.strip()}
     lines -= {i for i, line in enumerate(text.splitlines(), 1) if line.strip().startswith("#")}
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            if isinstance(node.value.value, str):
-                lines -= set(range(node.lineno, node.end_lineno + 1))
+        text = node.value if isinstance(node, ast.Expr) else None
+        if isinstance(text, ast.Constant) and isinstance(text.value, str):
+            lines -= set(range(node.lineno, node.end_lineno + 1))
     return len(lines)
 
 

@@ -262,6 +262,19 @@ def test_a_mask_of_darts_says_what_either_input_may_take():
         assert region.contains(net.select(scores, region)[None])[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "mask", "words"),
+    [
+        ("manual-irb", {"layer2": ["zero"]}, "layer 2 without a choice: it takes k3e3, k5e3"),
+        ("darts", {"normal2.input0": [1], "normal2.input1": [1]}, "no two different inputs"),
+    ],
+)
+def test_a_mask_without_an_arch_says_so(name, mask, words):
+    net = make(name)
+    with pytest.raises(NasplugError, match=words):
+        net.allowed(Mask(net.space, mask))
+
+
 # ---- mixed operations
 
 

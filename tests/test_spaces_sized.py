@@ -107,7 +107,7 @@ def test_the_name_of_a_learned_space_says_its_sizes_too(learned):
 def test_an_unknown_option_and_no_size_say_so(cls):
     for name in cls.preset(""):
         for size in (0, -1, 1.5, True, "8"):
-            with pytest.raises(NasplugError, match=f"{name} of {cls.base} is a number above 0"):
+            with pytest.raises(NasplugError, match=f"{name} of {cls.base} is a number from 1"):
                 cls(**{name: size})
     with pytest.raises(NasplugError, match=f"unknown option of {cls.base} 'width'"):
         cls(width=8)

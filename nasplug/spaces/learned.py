@@ -48,13 +48,12 @@ class Learned(SkeletonSpace):
             if content["format"] != FORMAT:
                 raise NasplugError(f"{path} has format {content['format']}, not {FORMAT}")
             outer = space(content["space"]).for_data(content["data"])
-            layers = content["layers"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            if not isinstance(outer, SkeletonSpace):
+                raise NasplugError(f"{path} is of {outer.name}, which is not made of layers")
+            layers = [list(map(outer.layer_from_str, map(str, row))) for row in content["layers"]]
+            return cls(Layered(outer, [np.array(rows) for rows in layers]), str(path))
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise NasplugError(f"{path} holds no space: {type(error).__name__}: {error}") from None
-        if not isinstance(outer, SkeletonSpace):
-            raise NasplugError(f"{path} is of {outer.name}, which is not made of layers")
-        rows = [np.array([outer.layer_from_str(text) for text in layer]) for layer in layers]
-        return cls(Layered(outer, rows), str(path))
 
     def save(self, path: Path) -> None:
         """As JSON, every choice spelled out."""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import torch
 
 
+LARGEST = 100_000  # of any size
+
+
 class Sized(Costed):
     """Input shape, classes, width and depth are its own: `params`, `flops`, `build` and
     `supernet` are all about the networks of its `sizes`.
@@ -36,13 +39,15 @@ class Sized(Costed):
     presets: ClassVar[Mapping[str, Mapping[str, int]]]
     network: ClassVar[str]
 
-    def __init__(self, data: str = "", **options: int) -> None:
+    def __init__(self, data: str = "", /, **options: int) -> None:
         preset = self.preset(data)
         for option, value in options.items():
             if option not in preset:
                 raise unknown(f"option of {self.base}", option, preset)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise NasplugError(f"{option} of {self.base} is a number above 0, got {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= LARGEST:
+                raise NasplugError(
+                    f"{option} of {self.base} is a number from 1 to {LARGEST:,}, got {value!r}"
+                )
         self.data, self.options = data, dict(options)
         self.sizes = {**preset, **options}
         self.check_sizes()

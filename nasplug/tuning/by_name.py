@@ -44,6 +44,6 @@ def _parse(text: str, kind: str) -> tuple[str, dict[str, Any]]:
                 return name, {}
             case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords):
                 return name, {str(k.arg): ast.literal_eval(k.value) for k in keywords}
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         pass
     raise NasplugError(f"a {kind} is a name such as tpe or nop, or name(option=1); got {text!r}")

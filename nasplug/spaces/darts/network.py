@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nasplug.errors import NasplugError
 from nasplug.kernel.space import Archs, Space
 from nasplug.kernel.subspace import Mask, Region
 from nasplug.nn.convolution import AvgPool, Depthwise, Pointwise
@@ -259,6 +260,9 @@ class DartsSupernet(Supernet):
             allowed[:, 1:] = region.allowed.reshape(len(self.decisions), -1)
         elif isinstance(region, Mask):
             inputs, ops = _offered(self.space, region)
+            first, second = inputs[..., 0, :, None], inputs[..., 1, None, :]
+            if not (first & second & ~np.eye(NODES[-1], dtype=bool)).any((-1, -2)).all():
+                raise NasplugError(f"{region.describe()} leaves a node no two different inputs")
             both = inputs[..., None] & ops[..., None, :]  # cell, node, slot, input, operation
             edges = [
                 both[cell, node, :, :target].any(0)

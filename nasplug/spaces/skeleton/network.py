@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from nasplug.errors import NasplugError
 from nasplug.kernel.space import Archs, Space
 from nasplug.kernel.subspace import Layered, Mask, Region
 from nasplug.nn.blocks import ConvBNReLU, Residual
@@ -102,6 +103,12 @@ class LayeredSupernet(Supernet):
         inside = self.exists
         for i, rows in enumerate(self.layers.choices):
             inside[i, : len(rows)] &= self._inside(region, i, rows)
+        if not (some := inside.any(1)).all():
+            i = int(np.argmin(some))
+            raise NasplugError(
+                f"{region.describe()} leaves layer {i} without a choice: it takes "
+                f"{', '.join(self.choices[i])}"
+            )
         return inside
 
     def _inside(self, region: Region, i: int, rows: Archs) -> npt.NDArray[np.bool_]:
