@@ -84,3 +84,10 @@ def test_every_name_of_a_door_is_there(door):
     for name in module.__all__:
         assert getattr(module, name) is not None
     assert module.__doc__
+
+
+@pytest.mark.parametrize("page", ["nasplug", "nn", "spaces", "analysis"])
+def test_every_name_of_a_door_is_on_its_page(page):
+    module = __import__(page if page == "nasplug" else f"nasplug.{page}", fromlist=["x"])
+    text = (ROOT.parent / "docs" / f"{page}.md").read_text()
+    assert not [name for name in module.__all__ if f"`{name}" not in text]

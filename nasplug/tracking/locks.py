@@ -22,6 +22,7 @@ class Presence:
     def acquire(self) -> bool:
         """Hold it until `release`; False if another process does."""
         if not self._lock.is_locked:
+            self.file.parent.stat()  # a folder that has gone away would be created
             with contextlib.suppress(Timeout):
                 self._lock.acquire()
         return self._lock.is_locked
