@@ -360,3 +360,15 @@ def test_searched_cells_beat_random_ones_on_digits():
         )
         found = score(selection.best.arch)
         assert found > random + MARGIN, (name, found, random)
+
+
+def test_a_space_of_a_data_sets_size_is_found_again(tmp_path):
+    images = [(torch.randn(1, 8, 8), i % 2) for i in range(64)]
+    space = nasplug.space("nb201:N=1").for_data("digits")
+    first = nasplug.search(
+        "darts", space=space, data=images, budget=1, out=tmp_path / "run", tracking=False,
+        progress=False, batch=32,
+    )  # fmt: skip
+    again = nasplug.resume(tmp_path / "run", data=images, progress=False)
+    assert again.search.space.sizes == first.search.space.sizes
+    assert np.array_equal(again.best.arch, first.best.arch)

@@ -587,7 +587,8 @@ def test_bad_input(tmp_path, options, message):
 
 
 def test_sync_waits_for_the_process_that_still_sends(tmp_path):
-    pytest.importorskip("mlflow")
+    if importlib.util.find_spec("mlflow") is None:  # it is for another process to import
+        pytest.skip("needs MLflow")
     from nasplug.tracking.study import StudySender
 
     tune(tmp_path / "s", trials=1)

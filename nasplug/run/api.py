@@ -247,9 +247,13 @@ def shrunk(space: Space, run_dir: Path | str) -> Subspace:
 
 
 def _space_written(space: Space) -> dict[str, Any]:
-    """A space for run.json: a plain one by its decisions, others by name."""
+    """A space for run.json: a plain one by its decisions, others by name and the data whose sizes
+    they have."""
     plain = type(space) is Space
-    return {"name": space.name, "decisions": _written(space.decisions) if plain else None}
+    return {
+        "name": space.name, "data": getattr(space, "data", ""),
+        "decisions": _written(space.decisions) if plain else None,
+    }  # fmt: skip
 
 
 def _searched(
@@ -267,7 +271,7 @@ def _searched(
     if written["decisions"]:
         return None, Space(written["decisions"], written["name"])
     try:
-        return None, named(written["name"])
+        return None, named(written["name"]).for_data(written["data"])
     except NasplugError:
         raise NasplugError(
             f"{written['name']} is a space of yours, which has to be given again: space=..."

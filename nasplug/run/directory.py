@@ -95,8 +95,8 @@ class RunDirectory:
 
     def in_use(self) -> bool:
         """Whether some process holds it: a search without an end that nobody holds has died."""
-        if self._lock.is_locked:
-            return True
+        if self._lock.is_locked or not self.path.exists():  # filelock would make the folder
+            return self._lock.is_locked
         try:
             with self._lock.acquire(timeout=0):
                 return False
@@ -179,6 +179,8 @@ def _detach(node: Any, arrays: dict[str, npt.NDArray[Any]]) -> Any:
     if isinstance(node, list | tuple):
         return [_detach(value, arrays) for value in node]
     if isinstance(node, np.ndarray):
+        if node.dtype.hasobject:
+            raise NasplugError("a checkpoint holds arrays of numbers or text, not of objects")
         name = f"a{len(arrays)}"
         arrays[name] = node
         return {"array": name}

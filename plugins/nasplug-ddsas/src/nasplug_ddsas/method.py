@@ -72,7 +72,8 @@ class DDSAS(Oneshot):
         self.cut = self.net.cut
         if self.mode == "expand":
             self.allowed &= self.net.named(*FIRST)
-            if not (self.allowed & ~self.cut).any(1).all():
+            passing = (self.whole & ~self.cut).any(1)
+            if not (self.allowed & ~self.cut)[passing].any(1).all():
                 raise NasplugError(
                     f"mode=expand starts from {', '.join(FIRST)}: the region lacks them somewhere"
                 )

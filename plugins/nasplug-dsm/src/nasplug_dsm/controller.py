@@ -206,13 +206,13 @@ class Controller:
     def _read(self, centers: Archs, scores: Floats) -> None:
         self._centers = centers.copy()
         self._nodes = self.network.nodes(centers, scores)  # with gradient, for `learn`
-        with torch.no_grad():
+        with torch.inference_mode():
             zeros = torch.zeros(1, self._nodes.shape[1])
             self._state = self.network.step(self._nodes.mean(0, keepdim=True), zeros, zeros)
             unmasked = torch.zeros(1, len(centers))
             self._logits = self.network.center_logits(self._state[0], self._nodes, unmasked)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def edit(self, n: int, rng: np.random.Generator) -> Edits:
         """Line 8, the local policy, n times."""
         net, token, tokens = self.network, torch.empty(0), []
