@@ -82,9 +82,10 @@ def clean(**extra: str) -> dict[str, str]:
     return {**ours, **extra}
 
 
-def test_the_kernel_needs_numpy_and_pluggy_only(kernel: Path, tmp_path: Path) -> None:
+def test_a_search_needs_numpy_pluggy_and_filelock_only(kernel: Path, tmp_path: Path) -> None:
+    """The kernel alone needs no filelock either: see test_layers.py."""
     python = environment(tmp_path)
-    uv("pip", "install", "--quiet", "--python", python, "numpy", "pluggy")
+    uv("pip", "install", "--quiet", "--python", python, "numpy", "pluggy", "filelock")
     uv("pip", "install", "--quiet", "--python", python, "--no-deps", kernel)
     done = subprocess.run(
         [python, "-c", OWN_METHOD], capture_output=True, text=True, check=False, cwd=tmp_path,
@@ -130,6 +131,8 @@ def test_each_plugin_works_next_to_the_kernel(
         task = [about["problem"], "--budget", "1", "--set", "epochs=1"] if epochs else [
             "nb201/toy", "--budget", "60"
         ]  # fmt: skip
+        if "warmup" in declared:
+            task += ["--set", "warmup=0"]
         said = nasplug("run", method, "--on", *task, "--out", method, "--no-track")
         assert said["trials"] >= 1
         assert said["failed"] == 0

@@ -210,7 +210,10 @@ def _data_files(name: str) -> Iterator[Check]:
     folder = Path(said).expanduser()
     sums = checksums(folder)
     tables = registry().get("evaluator", "table")
-    trained = data in registry().get("evaluator", "train").data(space)
+    try:
+        trained = data in registry().get("evaluator", "train").data(space)
+    except NasplugError:  # torch is not installed
+        trained = False
     if space.name not in tables.layouts or (trained and data not in tables.data(space)):
         return
     file = tables.path(space, data)

@@ -131,7 +131,7 @@ class Oneshot(Method):
 
     def setup(self, search: Search) -> None:
         self.seed = int(search.rng.integers(2**31))
-        self.step = self.parameters_made = 0
+        self.step = self.parameter_count = 0
         self.losses: list[float] = []  # of the weights' steps in this epoch
         self.val_losses: list[float] = []  # of the architecture's
         self.arch: Archs | None = None  # the arch selected last
@@ -193,8 +193,8 @@ class Oneshot(Method):
 
     def parameter(self, *shape: int, spread: float = 1e-3) -> Tensor:
         """A small normal parameter, fixed by the search's seed."""
-        self.parameters_made += 1
-        generator = torch.Generator().manual_seed(self.seed + self.parameters_made)
+        self.parameter_count += 1
+        generator = torch.Generator().manual_seed(self.seed + self.parameter_count)
         values = spread * torch.randn(shape, generator=generator)
         return values.to(self.device).requires_grad_()
 
