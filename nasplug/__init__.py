@@ -1,7 +1,8 @@
 """nasplug: neural architecture search as plugins. Importing it needs numpy and pluggy only."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from nasplug._late import late
 from nasplug._version import __version__
 from nasplug.errors import NasplugError
 from nasplug.hookspecs import hookimpl
@@ -25,13 +26,7 @@ __all__ = [
 ]  # fmt: skip
 
 # What brings more along than numpy and pluggy is imported when it is used.
-_LATE = {"search": "nasplug.run.api", "resume": "nasplug.run.api", "tune": "nasplug.tuning"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    found = globals()[name] = getattr(import_module(_LATE[name]), name)
-    return found
+__getattr__ = late(
+    __name__,
+    {"search": "nasplug.run.api", "resume": "nasplug.run.api", "tune": "nasplug.tuning"},
+)

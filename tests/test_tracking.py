@@ -181,9 +181,14 @@ def test_trials_scored_out_of_order(runs):
     assert tracking.wait(PATIENCE)
     source = selection.run_dir
     path = runs / "gap"
-    shutil.copytree(source, path, ignore=shutil.ignore_patterns("tracking.*"))
+    # The sender may still be closing the journal, whose side files go with it: SQLite copies it whole.
+    shutil.copytree(source, path, ignore=shutil.ignore_patterns("tracking.*", "journal.sqlite*"))
     rows = {}
-    with contextlib.closing(sqlite3.connect(path / "journal.sqlite")) as store:
+    with (
+        contextlib.closing(sqlite3.connect(source / "journal.sqlite")) as original,
+        contextlib.closing(sqlite3.connect(path / "journal.sqlite")) as store,
+    ):
+        original.backup(store)
         for row in store.execute("SELECT * FROM trials").fetchall():
             rows[row[0]] = row
         store.execute("DELETE FROM trials WHERE number IN (5, 6)")

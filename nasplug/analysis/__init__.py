@@ -1,7 +1,8 @@
 """What spaces, subspaces and predictors are judged by; each module loads when it is used."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from nasplug._late import late
 
 if TYPE_CHECKING:
     from nasplug.analysis.locality import Locality, farthest, measure, third
@@ -33,9 +34,7 @@ __all__ = [
     "report_search", "third",
 ]  # fmt: skip
 
-
-def __getattr__(name: str) -> Any:
-    for module, names in MODULES.items():
-        if name in names:
-            return getattr(import_module(f"nasplug.analysis.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = late(
+    __name__,
+    {name: f"{__name__}.{module}" for module, names in MODULES.items() for name in names},
+)

@@ -38,7 +38,6 @@ SHARE = 0.2  # its k / n, as in the paper
 BINS = 20  # of the range of FLOPs or params
 RESAMPLES = 1000
 PAIRS = 1000  # archs of which every pair is looked at for the largest distance
-FREE = ("table", "predictor")  # evaluators that cost nothing
 COSTS = {"flops": "multiply-adds", "params": "parameters"}
 GRAY, COLORS = "#9aa3ad", ("#2f6db5", "#d9822b", "#4c9f70", "#8e5ea2", "#c0392b")
 
@@ -207,7 +206,7 @@ def costs(problem: Problem) -> Cost | None:
         return lambda archs: np.asarray(problem.score(archs).metrics[name])
 
     arch = space.sample(1, 0)
-    measured = problem.score(arch).metrics if problem.evaluator_name in FREE else ()
+    measured = problem.score(arch).metrics if problem.free else ()
     for name in ("flops", "params"):
         try:
             by_space(name)(arch)
@@ -271,7 +270,7 @@ def report_search(
             )
         except NasplugError:  # too few archs to hold some of them back
             ranks = None
-        problem, free = search.problem, search.problem.evaluator_name in FREE
+        problem, free = search.problem, search.problem.free
         report(
             search.space, {search.method_name: subspace},
             reports(problem) if free else model.predict, costs(problem),

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, entry_points, version
 from pathlib import Path
 from typing import Literal
@@ -63,8 +63,8 @@ def doctor(problem: str | None, as_json: bool) -> None:
     marks = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
     for check in examine(problem):
         failed |= check.state == "fail"
-        checks.append({"check": check.name, **asdict(check)})
-        del checks[-1]["name"]
+        checks.append({"check": check.name, "state": check.state, "found": check.found,
+                       "fix": check.fix})  # fmt: skip
         if not as_json:
             mark, color = marks[check.state]
             click.echo(f"{click.style(f'{mark:>4}', fg=color)}  {check.name}: {check.found}")

@@ -23,6 +23,7 @@ from nasplug.cli.options import (
 )
 from nasplug.cli.output import Interrupted, say, show_fact, show_json, show_rows
 from nasplug.cli.space import show_layers, show_quality
+from nasplug.cli.tracking import show_run
 from nasplug.hookspecs import hookimpl
 from nasplug.kernel.search import Search
 from nasplug.kernel.selection import Selection
@@ -31,10 +32,8 @@ from nasplug.run.api import resume as continue_search
 from nasplug.run.api import search
 from nasplug.run.directory import RunDirectory
 from nasplug.run.report import brief, table
-from nasplug.tracking import run_id, wait
 
 SHOWN = 10  # archs in the table that a run ends with
-SENDING = 15.0  # seconds to wait for the tracking server when the search itself is over
 
 
 @click.command()
@@ -117,9 +116,7 @@ def _finish(selection: Selection, tracked: bool, as_json: bool) -> None:
         show_fact("pictures", " ".join(pictures), as_json)
         show_fact("run directory", directory, as_json)
         if tracked:
-            wait(SENDING)  # what is not sent by then, it says itself
-            run = run_id(directory)
-            show_fact("MLflow run", run, as_json)
+            run = show_run(directory, as_json)
     if as_json:
         show_json({**brief(selection), "mlflow_run_id": run})
 

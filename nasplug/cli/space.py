@@ -19,7 +19,6 @@ from nasplug.kernel.subspace import Layered, Region
 from nasplug.run.api import shrunk
 from nasplug.run.directory import RunDirectory, read_json, runs_folder
 
-FREE = ("table", "predictor")  # evaluators that cost nothing
 PICTURES = ("edf.png", "diversity.png", "coverage.png")
 
 queries = click.option(
@@ -102,7 +101,7 @@ def space(
     if len(regions) <= len(vs):
         raise NasplugError("the runs to compare need names of their own: some are given twice")
     layers = [region for region in regions.values() if isinstance(region, Layered)]
-    if layers and not (queries or supernet) and target.evaluator_name not in FREE:
+    if layers and not (queries or supernet) and not target.free:
         if as_json:
             show_json({"problem": target.name, "spaces": [
                 {"name": name, "size": region.size, "layers": region.names()}
@@ -201,7 +200,7 @@ def _name(run_dir: Path) -> str:
 
 def _queries(target: Problem, asked: int | None, free: int) -> int:
     """How many archs to score: as many as asked, or `free` if they cost nothing."""
-    if asked is None and target.evaluator_name not in FREE:
+    if asked is None and not target.free:
         raise NasplugError(
             f"{target.name} is scored by {target.evaluator_name}, which takes its time: "
             "say how many archs with --queries N"

@@ -8,9 +8,11 @@ from pathlib import Path
 import click
 
 from nasplug.cli.options import as_json, run_directory
-from nasplug.cli.output import say, show_json
-from nasplug.tracking import UI_PAGE, ui_command
+from nasplug.cli.output import say, show_fact, show_json
+from nasplug.tracking import UI_PAGE, run_id, ui_command, wait
 from nasplug.tracking import sync as send_missing
+
+SENDING = 15.0  # seconds to wait for the tracking server when the search or the study is over
 
 
 @click.command()
@@ -35,3 +37,11 @@ def ui(port: int) -> None:
     command = [*ui_command(), "--port", str(port)]
     say(f"http://127.0.0.1:{port}{UI_PAGE}")
     os.execvp(command[0], command)
+
+
+def show_run(folder: Path, stderr: bool) -> str | None:
+    """The MLflow run of a search or a study that has ended, once it is sent; returns its id."""
+    wait(SENDING)  # what is not sent by then, it says itself
+    run = run_id(folder)
+    show_fact("MLflow run", run, stderr)
+    return run

@@ -19,11 +19,9 @@ from nasplug.cli.options import (
     track,
 )
 from nasplug.cli.output import Interrupted, show_fact, show_json, show_rows
-from nasplug.tracking import run_id, wait
+from nasplug.cli.tracking import show_run
 from nasplug.tuning import Study, report
 from nasplug.tuning import tune as run_study
-
-SENDING = 15.0  # seconds to wait for the tracking server when the study itself is over
 
 
 @click.command()
@@ -88,10 +86,6 @@ def _finish(study: Study, tracked: bool, as_json: bool) -> None:
     show_rows(report.table(study), stderr=as_json)
     show_fact("best", folder / "best.json", as_json)
     show_fact("study", folder, as_json)
-    run = None
-    if tracked:
-        wait(SENDING)
-        run = run_id(folder)
-        show_fact("MLflow run", run, as_json)
+    run = show_run(folder, as_json) if tracked else None
     if as_json:
         show_json({**report.summary(study, folder), "mlflow_run_id": run})

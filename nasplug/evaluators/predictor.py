@@ -23,6 +23,7 @@ class PredictorEvaluator:
     """
 
     maximize = True
+    free = True
 
     def __init__(
         self,

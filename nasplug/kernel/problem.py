@@ -10,11 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import pluggy
 
-from nasplug import hookspecs
 from nasplug.errors import NasplugError, unknown
-from nasplug.kernel.registry import registry
+from nasplug.kernel.registry import plugin_manager, registry
 from nasplug.kernel.space import Archs, Space
 from nasplug.kernel.subspace import Region
 from nasplug.kernel.trial import State, Trials
@@ -25,7 +23,8 @@ class Evaluator(Protocol):
 
     ``EvaluatorClass(space, data, reward=None, report=None, seed=0)`` opens it, where data is a name
     or, if the evaluator trains, a data set; what cannot be opened raises NasplugError. Evaluators
-    are preferred in the order of their registration.
+    are preferred in the order of their registration. One that looks scores up, or computes them in
+    no time, says ``free = True``.
     """
 
     maximize: bool
@@ -122,6 +121,11 @@ class Problem:
         return str(getattr(self.evaluator, "reward", "value"))
 
     @property
+    def free(self) -> bool:
+        """Whether scoring an arch costs next to nothing, so that thousands may be."""
+        return bool(getattr(self.evaluator, "free", False))
+
+    @property
     def report(self) -> str:
         """The name of what is reported."""
         return str(getattr(self.evaluator, "report", "report"))
@@ -131,8 +135,7 @@ class Problem:
         if self.evaluator is None:
             raise NasplugError(f"{self.name} has no evaluator: its method scores what it trains")
         trials = Trials(self.space, self.space.check(archs), self.maximize)
-        manager = pluggy.PluginManager("nasplug")
-        manager.add_hookspecs(hookspecs)
+        manager = plugin_manager()
         manager.register(self.evaluator)
         manager.hook.evaluate(search=None, candidates=trials)
         return trials

@@ -76,8 +76,7 @@ class Registry:
 
     def load(self, plugin: Plugin, module: Any) -> None:
         """Call the register hooks of one plugin."""
-        manager = pluggy.PluginManager("nasplug")
-        manager.add_hookspecs(hookspecs)
+        manager = plugin_manager()
         manager.register(module)
         for kind in ("methods", "spaces", "evaluators", "trackers"):
             register = partial(self._register, plugin, getattr(self, kind))
@@ -92,6 +91,13 @@ class Registry:
             doc = doc or first_line(target)
         table[name] = Entry(target, doc, plugin)
         plugin.provides.append(name)
+
+
+def plugin_manager() -> pluggy.PluginManager:
+    """An empty one that knows the hooks."""
+    manager = pluggy.PluginManager("nasplug")
+    manager.add_hookspecs(hookspecs)
+    return manager
 
 
 def first_line(thing: Any) -> str:

@@ -11,12 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pluggy
 
-from nasplug import hookspecs
 from nasplug.errors import NasplugError
 from nasplug.hookspecs import hookimpl
 from nasplug.kernel.problem import Constraint, Problem
+from nasplug.kernel.registry import plugin_manager
 from nasplug.kernel.selection import Selection, best_trials
 from nasplug.kernel.space import Archs, Space
 from nasplug.kernel.subspace import Region, Subspace
@@ -86,8 +85,7 @@ class Search:
         self._start = time.perf_counter()
         self.ended: float | None = None  # its seconds, once it has ended
 
-        self.pm = pluggy.PluginManager("nasplug")
-        self.pm.add_hookspecs(hookspecs)
+        self.pm = plugin_manager()
         self.pm.register(_Defaults(), "defaults")
         if problem.evaluator is not None:
             self.pm.register(problem.evaluator, "evaluator")

@@ -25,27 +25,34 @@ if TYPE_CHECKING:
 
 Archs = npt.NDArray[np.integer[Any]]
 Seed = int | np.random.Generator | None
+Draw = Callable[[npt.NDArray[Any]], Archs]  # rows -> an arch for each
+Accept = Callable[[Archs, npt.NDArray[Any]], npt.NDArray[np.bool_]]  # archs, their rows -> which
 
 DRAWS = 1000  # how often a row is drawn again before giving up
 ENUMERABLE = 5_000_000  # the largest space that `all()` lists
 
 
-def redraw(
-    n: int,
-    draw: Callable[[npt.NDArray[Any]], Archs],
-    accept: Callable[[Archs, npt.NDArray[Any]], npt.NDArray[np.bool_]],
-) -> Archs:
+def redraw(n: int, draw: Draw, accept: Accept) -> Archs:
     """Rejection sampling by rows: ``draw(rows)`` again for every row not accepted yet."""
+    archs, refused = try_draws(n, draw, accept, DRAWS)
+    if len(refused):
+        raise NasplugError(
+            f"no arch found for {len(refused)} of {n} draws: nothing there is allowed"
+        )
+    return archs
+
+
+def try_draws(n: int, draw: Draw, accept: Accept, tries: int) -> tuple[Archs, npt.NDArray[np.intp]]:
+    """What `redraw` has drawn after so many tries, and the rows that are not accepted yet."""
     rows = np.arange(n)
-    archs = fresh = draw(rows)
-    for _ in range(DRAWS):
-        refused = ~accept(fresh, rows)
-        if not refused.any():
-            return archs
-        rows = rows[refused]
-        fresh = draw(rows)
-        archs[rows] = fresh
-    raise NasplugError(f"no arch found for {len(rows)} of {n} draws: nothing there is allowed")
+    archs = draw(rows)
+    rows = rows[~accept(archs, rows)]
+    for _ in range(tries - 1):
+        if not len(rows):
+            break
+        archs[rows] = fresh = draw(rows)
+        rows = rows[~accept(fresh, rows)]
+    return archs, rows
 
 
 class Space:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nasplug.errors import NasplugError, unknown
-from nasplug.kernel.space import Archs, Seed, Space, redraw
+from nasplug.kernel.space import Archs, Seed, Space, redraw, try_draws
 
 
 class Subspace(ABC):
@@ -28,9 +28,16 @@ class Subspace(ABC):
     def size(self) -> int:
         """How many points it has (of the product, where validity has no closed form)."""
 
-    @abstractmethod
     def contains(self, archs: Archs) -> npt.NDArray[np.bool_]:
         """(n, d) -> (n,): which archs lie in it."""
+        archs = np.asarray(archs)
+        inside = self.space.contains(archs)
+        inside[inside] = self.includes(archs[inside])
+        return inside
+
+    @abstractmethod
+    def includes(self, archs: Archs) -> npt.NDArray[np.bool_]:
+        """(n, d) archs of the space -> (n,): which of them lie in it."""
 
     @abstractmethod
     def sample(self, n: int, seed: Seed = None) -> Archs:
@@ -47,12 +54,12 @@ class Subspace(ABC):
         """
         rng = np.random.default_rng(seed)
         archs = np.asarray(archs, dtype=self.space.dtype)
-        result, rows = archs.copy(), np.arange(len(archs))
-        for _ in range(TRIES):
-            drawn = self.space.mutate(archs[rows], rng, distance)
-            good = self.contains(drawn)
-            result[rows[good]] = drawn[good]
-            rows = rows[~good]
+        result, rows = try_draws(
+            len(archs),
+            lambda rows: self.space.mutate(archs[rows], rng, distance),
+            lambda drawn, rows: self.contains(drawn),
+            TRIES,
+        )
         for row in rows:
             near = self.neighbors(archs[row], distance)
             if not len(near):
@@ -141,11 +148,8 @@ class Mask(Subspace):
     def size(self) -> int:
         return self._product.size
 
-    def contains(self, archs: Archs) -> npt.NDArray[np.bool_]:
-        archs = np.asarray(archs)
-        inside = self.space.contains(archs)
-        inside[inside] = self.allowed[np.arange(self.space.d), archs[inside]].all(1)
-        return inside
+    def includes(self, archs: Archs) -> npt.NDArray[np.bool_]:
+        return np.asarray(self.allowed[np.arange(self.space.d), archs].all(1))
 
     def all(self) -> Archs:
         """Every arch, (n, d), if they are few enough to list."""
@@ -199,9 +203,8 @@ class Ball(Subspace):
     def size(self) -> int:
         return round(self.space.shells[: self.radius + 1].sum())
 
-    def contains(self, archs: Archs) -> npt.NDArray[np.bool_]:
-        near = self.space.distance(archs, self.center) <= self.radius
-        return near & self.space.contains(archs)
+    def includes(self, archs: Archs) -> npt.NDArray[np.bool_]:
+        return np.asarray(self.space.distance(archs, self.center) <= self.radius)
 
     def sample(self, n: int, seed: Seed = None) -> Archs:
         rng = np.random.default_rng(seed)
@@ -242,12 +245,9 @@ class ArchSet(Subspace):
     def size(self) -> int:
         return len(self.archs)
 
-    def contains(self, archs: Archs) -> npt.NDArray[np.bool_]:
-        archs = np.asarray(archs)
-        inside = self.space.contains(archs)
-        keys = self.space.keys(archs[inside])
-        inside[inside] = np.fromiter((k in self._keys for k in keys), bool, len(keys))
-        return inside
+    def includes(self, archs: Archs) -> npt.NDArray[np.bool_]:
+        keys = self.space.keys(archs)
+        return np.fromiter((k in self._keys for k in keys), bool, len(keys))
 
     def sample(self, n: int, seed: Seed = None) -> Archs:
         return self.archs[np.random.default_rng(seed).integers(self.size, size=n)]
@@ -260,13 +260,16 @@ class ArchSet(Subspace):
         own = self.space.classes(archs)
         farthest = len(self.space.shells) - 1
         edits = (distance - 1 + rng.geometric(0.5, len(archs))).clip(max=farthest)
-        result, rows = archs.copy(), np.arange(len(archs))
-        for _ in range(TRIES):  # most sets are dense enough that a random edit is a member
-            drawn = self.space.edit(archs[rows], edits[rows], rng)
+
+        def accept(drawn: Archs, rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
             good = self.contains(drawn)
             good[good] = self.space.classes(drawn[good]) != own[rows[good]]
-            result[rows[good]] = drawn[good]
-            rows = rows[~good]
+            return good
+
+        # Most sets are dense enough that a random edit is a member.
+        result, rows = try_draws(
+            len(archs), lambda rows: self.space.edit(archs[rows], edits[rows], rng), accept, TRIES
+        )
         for row in rows:
             others = self.archs[self._classes != own[row]]
             if not len(others):
@@ -326,8 +329,8 @@ class Layered(Subspace):
 
     def names(self) -> list[list[str]]:
         """The choices of each layer in words."""
-        word = getattr(self.space, "layer_str", lambda row: str(row.tolist()))
-        return [[word(row) for row in rows] for rows in self.choices]
+        word = getattr(self.space, "layer_name", lambda i, row: str(row.tolist()))
+        return [[word(i, row) for row in rows] for i, rows in enumerate(self.choices)]
 
     def compose(self, index: npt.ArrayLike) -> Archs:
         """(n, L) which choice of each layer -> (n, d) archs."""
@@ -348,11 +351,8 @@ class Layered(Subspace):
     def size(self) -> int:
         return self._product.size
 
-    def contains(self, archs: Archs) -> npt.NDArray[np.bool_]:
-        archs = np.asarray(archs)
-        inside = self.space.contains(archs)
-        inside[inside] = np.all(self.index(archs[inside]) >= 0, axis=1)
-        return inside
+    def includes(self, archs: Archs) -> npt.NDArray[np.bool_]:
+        return np.all(self.index(archs) >= 0, axis=1)
 
     def sample(self, n: int, seed: Seed = None) -> Archs:
         return self.compose(self._product.sample(n, seed))

@@ -205,10 +205,14 @@ def runs_folder() -> Path:
     return Path(os.environ.get("NASPLUG_RUNS", "runs")).absolute()
 
 
+def stem_of(method: str, problem: str) -> str:
+    """For names of files: ``("dsm", "nb201:C=8/cifar10")`` -> ``"dsm-nb201-C-8-cifar10"``."""
+    return re.sub(r"[/:,=]", "-", f"{method}-{problem}")
+
+
 def free_directory(method: str, problem: str) -> Path:
     """``runs/METHOD-SPACE-DATA-N``, the first N that is free, as a new folder."""
-    stem = re.sub(r"[/:,=]", "-", f"{method}-{problem}")
-    number = 0
+    stem, number = stem_of(method, problem), 0
     while True:
         path = runs_folder() / f"{stem}-{number}"
         try:

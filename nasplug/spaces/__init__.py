@@ -1,8 +1,8 @@
 """The spaces of the literature; each loads when it is used."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from nasplug._late import late
 from nasplug.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ SPACES = {
     "manual-irb": ("manual_irb.space:ManualIRB", "an inverted residual, or nothing, per layer"),
     "open-cells": ("open_cells.space:OpenCells", "AutoSpace's open cells: any DAG in each layer"),
 }
-CLASSES = {
-    **{target.partition(":")[2]: target for target, _ in SPACES.values()},
-    "EdgeMask": "darts.space:EdgeMask",
-    "Learned": "learned:Learned",
-    "Sized": "sized:Sized",
-    "SkeletonSpace": "skeleton.space:SkeletonSpace",
+MODULES = {  # of the classes
+    **{target.split(":")[1]: f"{__name__}.{target.split(':')[0]}" for target, _ in SPACES.values()},
+    "EdgeMask": f"{__name__}.darts.space",
+    "Learned": f"{__name__}.learned",
+    "Sized": f"{__name__}.sized",
+    "SkeletonSpace": f"{__name__}.skeleton.space",
 }
 
 __all__ = [
@@ -59,8 +59,4 @@ def register_spaces(register):  # type: ignore[no-untyped-def]
         register(name, f"nasplug.spaces.{target}", doc)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in CLASSES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, attribute = CLASSES[name].partition(":")
-    return getattr(import_module(f"nasplug.spaces.{module}"), attribute)
+__getattr__ = late(__name__, MODULES)

@@ -91,14 +91,11 @@ class Learned(SkeletonSpace):
     def layered(self) -> Layered:
         return Layered(self, [np.arange(n)[:, None] for n in self.cardinalities])
 
-    def names_of(self, layers: Layered) -> list[list[str]]:
-        return [
-            [self.decisions[name][int(row[0])] for row in rows]
-            for name, rows in zip(self.names, layers.choices, strict=True)
-        ]
+    def layer_name(self, i: int, choice: npt.ArrayLike) -> str:
+        return str(self.decisions[self.names[i]][int(np.asarray(choice)[0])])
 
     def layer_str(self, choice: npt.ArrayLike) -> str:
-        raise NotImplementedError  # the names of a choice depend on its layer: see `names_of`
+        raise NotImplementedError  # the names of a choice depend on its layer: see `layer_name`
 
     def layer_from_str(self, text: str) -> Archs:
         raise NotImplementedError

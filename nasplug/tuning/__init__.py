@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
-import re
 import signal
 import sys
 import time
@@ -32,6 +31,7 @@ from nasplug.run.directory import (
     free_directory,
     read_json,
     runs_folder,
+    stem_of,
     write_json,
 )
 from nasplug.tracking import redacted
@@ -247,7 +247,7 @@ def _study_directory(out: Path | str | None, method: str, problem: Problem, shar
     """A study is named after its directory, so one in a shared storage has always the same."""
     if out is None and not shared:
         return free_directory(f"tune-{method}", problem.name)
-    name = re.sub(r"[/:,=]", "-", f"tune-{method}-{problem.name}")
+    name = stem_of(f"tune-{method}", problem.name)
     folder = Path(out).absolute() if out is not None else runs_folder() / name
     if (folder / "run.json").exists():
         raise NasplugError(f"{folder} holds a run: another --out starts a study")

@@ -264,13 +264,9 @@ class EdgeMask(Subspace):
         cells = range(len(CELLS))
         return math.prod(int(pairs.sum()) for cell in cells for pairs in self._pairs(cell))
 
-    def contains(self, archs: Archs) -> npt.NDArray[np.bool_]:
-        archs = np.asarray(archs)
-        inside = self.space.contains(archs)
-        edges = self.space.edges(archs[inside])
-        taken = edges[..., None] == np.arange(1, len(OPS) + 1)
-        inside[inside] = (self.allowed | ~taken).all((1, 2, 3))
-        return inside
+    def includes(self, archs: Archs) -> npt.NDArray[np.bool_]:
+        taken = self.space.edges(archs)[..., None] == np.arange(1, len(OPS) + 1)
+        return np.asarray((self.allowed | ~taken).all((1, 2, 3)))
 
     def sample(self, n: int, seed: Seed = None) -> Archs:
         rng = np.random.default_rng(seed)

@@ -78,7 +78,7 @@ class LayeredSupernet(Supernet):
         between k3e3 and k5e3, and layer 1 can only be zero, so that its second place is none.
         """
         self.layers = layers
-        self.choices = tuple(map(tuple, self.space.names_of(layers)))
+        self.choices = tuple(map(tuple, layers.names()))
         counts = [len(rows) for rows in layers.choices]
         index = np.minimum(np.arange(max(counts))[:, None], np.array(counts) - 1)
         costs = self.space.layer_costs(layers.compose(index))[1].astype(float)

@@ -205,9 +205,9 @@ class SkeletonSpace(Sized):
             f"{region.describe()} is not: search within a mask or a layered space"
         )
 
-    def names_of(self, layers: Layered) -> list[list[str]]:
-        """The choices of each layer in words."""
-        return layers.names()
+    def layer_name(self, i: int, choice: npt.ArrayLike) -> str:
+        """(width,) -> a choice of layer i in words."""
+        return self.layer_str(choice)
 
     def to_str(self, arch: npt.ArrayLike) -> str:
         """One arch -> its layers from input to output, joined by '-'."""
