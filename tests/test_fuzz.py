@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import nasplug
 from nasplug import NasplugError, Problem, Space
-from nasplug.kernel.problem import Constraint
 from nasplug.kernel.registry import registry
+from nasplug.run.constraints import Constraint
 from nasplug.spaces import Learned
 
 BUILT_IN = registry().spaces

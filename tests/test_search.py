@@ -224,7 +224,8 @@ def test_failures_are_failed_trials_not_a_dead_search():
     failed = trials.states == State.FAILED
     assert failed.sum() == 16
     errors = {trials[i].user_attrs["error"] for i in np.flatnonzero(failed)}
-    assert errors == {"RuntimeError: out of memory", "the value is not finite"}
+    where = f"{__file__}, line {evaluate.__code__.co_firstlineno + 2}"
+    assert errors == {f"RuntimeError: out of memory ({where})", "the value is not finite"}
     assert result.best.value == 12
     assert brief(result)["failed"] == 16
 
@@ -294,11 +295,11 @@ class Broken(Uniform):
         (Outside(), {"within": Mask(SPACE, {"width": [1]})}, "Outside.propose left mask of custom"),
         (Broken(), {}, "plugin 'Broken', in update: KeyError: 'weights'"),
         (Method(), {}, "Method implements no propose"),
-        (None, {"budget": 0}, "budget must be above 0, got 0"),
-        (None, {"budget": "ten"}, "budget must be a number, got 'ten'"),
-        (None, {"budget": None}, "budget must be a number, got None"),
-        (None, {"max_seconds": -1}, "max_seconds must be above 0"),
-        (None, {"seed": -1}, "seed must be a whole number, 0 or above, got -1"),
+        (None, {"budget": 0}, "budget must be a whole number from 1 on, got 0"),
+        (None, {"budget": "ten"}, "budget must be a whole number from 1 on, got 'ten'"),
+        (None, {"budget": None}, "budget must be a whole number from 1 on, got None"),
+        (None, {"max_seconds": -1}, "max_seconds must be a number above 0, got -1"),
+        (None, {"seed": -1}, "seed must be a whole number from 0 on, got -1"),
         (None, {"seed": 0.5}, "seed must be a whole number"),
         (Uniform, {}, r"give a method object, Uniform\(...\), not its class"),
         (None, {"space": {"width": [1, 2]}}, "space must be a Space"),

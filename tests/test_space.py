@@ -87,7 +87,7 @@ def test_spaces_too_large_to_index_still_work():
     archs = space.sample(1000, 0)
     assert space.size == 4**40
     assert len(space.unique(np.concatenate([archs, archs]))) == 1000
-    assert space.keys(archs[:1])[0] == space.keys(archs[:1].copy())[0]
+    assert space.codes(archs[:1])[0] == space.codes(archs[:1].copy())[0]
     with pytest.raises(NasplugError, match="too many to index"):
         space.index(archs)
     with pytest.raises(NasplugError, match="too many to list"):

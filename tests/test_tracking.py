@@ -181,7 +181,7 @@ def test_trials_scored_out_of_order(runs):
     assert tracking.wait(PATIENCE)
     source = selection.run_dir
     path = runs / "gap"
-    # The sender may still be closing the journal, whose side files go with it: SQLite copies it whole.
+    # The sender may still be closing the journal, whose side files go with it: SQLite copies it.
     shutil.copytree(source, path, ignore=shutil.ignore_patterns("tracking.*", "journal.sqlite*"))
     rows = {}
     with (

@@ -565,7 +565,7 @@ def test_a_directory_of_something_else(tmp_path):
         ({"trials": 0}, "trials must be at least 1"),
         ({"seeds": 0}, "seeds must be at least 1"),
         ({"workers": 0}, "workers must be at least 1"),
-        ({"budget": 0}, "budget must be above 0"),
+        ({"budget": 0}, "budget must be a whole number from 1 on"),
         ({"params": ("edit",)}, "did you mean edits"),
         ({"sampler": "tpee"}, "did you mean tpe"),
         ({"sampler": "grid"}, "unknown sampler"),

@@ -53,6 +53,10 @@ SHOWN = 10  # archs in the table that a run ends with
     "--repeats", type=click.Choice(["free", "count"]), default="free", show_default=True,
     help="Whether an arch proposed again costs a trial.",
 )  # fmt: skip
+@click.option(
+    "--isomorphs", type=click.Choice(["shared", "apart"]),
+    help="Whether isomorphic archs have one score (default: apart where a table has several).",
+)  # fmt: skip
 @click.option("--max-cost", type=float, help="Stop at this cost, in seconds of the benchmark.")
 @click.option("--max-seconds", type=float, help="Stop after this time.")
 @click.option(

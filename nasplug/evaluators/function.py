@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 import time
+import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,9 @@ from nasplug.hookspecs import hookimpl
 from nasplug.kernel.space import Space
 from nasplug.kernel.subspace import Region
 from nasplug.kernel.trial import State, Trial, TrialPruned, Trials
+
+# Where code lies that is not the user's: in nasplug, in Python, in what is installed.
+LIBRARIES = (str(Path(__file__).parents[1]), str(Path(os.__file__).parent), "<")
 
 
 class FunctionEvaluator:
@@ -67,7 +73,7 @@ class FunctionEvaluator:
                 case _:
                     answer = self.function(arch)
             result = dict(answer) if isinstance(answer, Mapping) else {"value": answer}
-            numbers = {str(name): float(number) for name, number in result.items()}
+            numbers = {str(name): _number(number) for name, number in result.items()}
             if "value" not in numbers:
                 raise NasplugError('the function returned a mapping without "value"')
         except TrialPruned:
@@ -75,8 +81,10 @@ class FunctionEvaluator:
             numbers = {"value": values[max(values)] if values else np.nan}
             state = State.PRUNED
         except Exception as error:
+            if os.environ.get("NASPLUG_TRACEBACK"):
+                traceback.print_exception(error)
             trials.notes[row] = trial.user_attrs
-            trials.fail(row, f"{type(error).__name__}: {error}")
+            trials.fail(row, f"{type(error).__name__}: {error}{_place(error)}")
             return
         if trial.user_attrs:
             trials.notes[row] = trial.user_attrs
@@ -89,6 +97,23 @@ class FunctionEvaluator:
             metrics=numbers,
             state=state,
         )
+
+
+def _number(answer: Any) -> float:
+    if isinstance(answer, str | bytes):
+        raise TypeError(f"the function returned text, {answer!r}, where a number is meant")
+    return float(answer)
+
+
+def _place(error: Exception) -> str:
+    """`` (model.py, line 12)``: the last line of the user's own code on the way to an error."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [
+        frame
+        for frame in frames
+        if not (frame.filename.startswith(LIBRARIES) or "-packages" in frame.filename)
+    ]
+    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
 
 
 def takes_trial(function: Callable[..., Any]) -> str | int:

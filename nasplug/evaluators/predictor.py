@@ -23,7 +23,7 @@ class PredictorEvaluator:
     """
 
     maximize = True
-    free = True
+    free = apart = True
 
     def __init__(
         self,

@@ -55,7 +55,7 @@ class TableEvaluator:
         ),
     }
     maximize = True
-    free = True
+    free = apart = True
     _positions: ClassVar[dict[tuple[Path, int], npt.NDArray[np.int64]]] = {}
 
     def __init__(

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from nasplug.errors import NasplugError, unknown
 from nasplug.kernel.registry import plugin_manager, registry
-from nasplug.kernel.space import Archs, Space
+from nasplug.kernel.space import Space
 from nasplug.kernel.subspace import Region
-from nasplug.kernel.trial import State, Trials
+from nasplug.kernel.trial import Trials
 
 
 class Evaluator(Protocol):
@@ -24,7 +22,8 @@ class Evaluator(Protocol):
     ``EvaluatorClass(space, data, reward=None, report=None, seed=0)`` opens it, where data is a name
     or, if the evaluator trains, a data set; what cannot be opened raises NasplugError. Evaluators
     are preferred in the order of their registration. One that looks scores up, or computes them in
-    no time, says ``free = True``.
+    no time, says ``free = True``; one that scores isomorphic archs differently says
+    ``apart = True``: else one of them is scored, and the others have its score.
     """
 
     maximize: bool
@@ -89,11 +88,6 @@ class Problem:
             raise NasplugError(
                 'what to search? on="nb201/digits", or a space and an evaluate function or data'
             )
-        if not isinstance(space, Space):
-            raise NasplugError(
-                f"space must be a Space, as nasplug.Space(...) or nasplug.space(NAME), got "
-                f"{space!r}"
-            )
         if evaluate is not None and data is not None:
             raise NasplugError("give evaluate= or data=, not both: it says how archs are scored")
         if data is not None:
@@ -102,6 +96,9 @@ class Problem:
                 space, data, reward=reward, report=report, seed=seed
             )
             return cls(scorer.region.space, "data", scorer, name, scorer.maximize, scorer.region)
+        for name, given in {"evaluator": evaluator, "reward": reward, "report": report}.items():
+            if given is not None:
+                raise NasplugError(f"{name}={given!r} is about a table or data: on= or data=")
         if evaluate is not None:
             scorer = registry().get("evaluator", "function")(space, evaluate, maximize)
             return cls(space, "function", scorer, "function", maximize, space)
@@ -124,6 +121,11 @@ class Problem:
     def free(self) -> bool:
         """Whether scoring an arch costs next to nothing, so that thousands may be."""
         return bool(getattr(self.evaluator, "free", False))
+
+    @property
+    def apart(self) -> bool:
+        """Whether isomorphic archs have scores of their own, such as in a table of all archs."""
+        return bool(getattr(self.evaluator, "apart", False))
 
     @property
     def report(self) -> str:
@@ -215,58 +217,3 @@ def problems() -> list[dict[str, Any]]:
                 scored.setdefault(data, []).append(evaluator)
         rows += [{"problem": f"{name}/{d}", "evaluators": scored[d]} for d in sorted(scored)]
     return rows
-
-
-KNOWN = ("params", "flops")  # of an arch before it is scored, where the space knows them
-
-
-class Constraint:
-    """A limit such as ``flops <= 300e6``: on ``params``, ``flops`` or a metric of the trials."""
-
-    def __init__(self, text: str) -> None:
-        match = re.fullmatch(r"\s*([\w@/.-]+?)\s*(<=|>=|<|>)\s*([-+\d.eE]+)\s*", str(text))
-        try:
-            self.limit = float(match[3]) if match else np.nan
-        except ValueError:
-            match = None
-        if not match:
-            raise NasplugError(
-                f"a constraint reads NAME <= NUMBER, such as flops<=300e6; got {text!r}"
-            )
-        self.name, self.operator = match[1], match[2]
-
-    def holds(self, trials: Trials, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
-        """Which of these rows keep to it; one without a value, such as a failed one, breaks none.
-
-        NasplugError if it is on something that nobody has measured.
-        """
-        good = np.ones(len(rows), dtype=bool)
-        complete = trials.states[rows] == State.COMPLETE
-        if complete.any():
-            at = rows[complete]
-            column = trials.metrics.get(self.name)
-            if column is None and self.name in KNOWN:
-                good[complete] = self.compare(getattr(trials.space, self.name)(trials.archs[at]))
-            elif column is None:
-                raise unknown("constraint on", self.name, {*KNOWN, *trials.metrics})
-            else:
-                good[complete] = self.compare(column[at])
-        return good
-
-    def allows(self, space: Space, archs: Archs) -> npt.NDArray[np.bool_]:
-        """(n, d) -> (n,): which archs keep to it, as far as the space knows.
-
-        NasplugError if it is on what is known only of archs that were scored.
-        """
-        if self.name not in KNOWN:
-            raise NasplugError(
-                f"a space is kept to limits on params and flops, not on {self.name}, "
-                "which is known only of archs that were scored"
-            )
-        return self.compare(getattr(space, self.name)(archs))
-
-    def compare(self, column: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-        operators = {
-            "<=": np.less_equal, "<": np.less, ">=": np.greater_equal, ">": np.greater,
-        }  # fmt: skip
-        return np.asarray(operators[self.operator](column, self.limit))

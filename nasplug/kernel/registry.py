@@ -77,7 +77,7 @@ class Registry:
     def load(self, plugin: Plugin, module: Any) -> None:
         """Call the register hooks of one plugin."""
         manager = plugin_manager()
-        manager.register(module)
+        plug(manager, module)
         for kind in ("methods", "spaces", "evaluators", "trackers"):
             register = partial(self._register, plugin, getattr(self, kind))
             getattr(manager.hook, f"register_{kind}")(register=register)
@@ -98,6 +98,19 @@ def plugin_manager() -> pluggy.PluginManager:
     manager = pluggy.PluginManager("nasplug")
     manager.add_hookspecs(hookspecs)
     return manager
+
+
+def plug(manager: pluggy.PluginManager, plugin: Any, name: str | None = None) -> None:
+    """Register a plugin; NasplugError if it implements no hook or one that does not exist, or with
+    arguments that the hook does not have, or if it is there already."""
+    try:
+        manager.register(plugin, name)
+        manager.check_pending()
+    except (pluggy.PluginValidationError, ValueError) as error:
+        what = " ".join(str(error).split())
+        raise NasplugError(f"plugin {type(plugin).__name__}: {what}") from None
+    if not (manager.get_hookcallers(plugin) or hasattr(plugin, "setup")):
+        raise NasplugError(f"plugin {plugin!r} implements no hook: mark it with @hookimpl")
 
 
 def first_line(thing: Any) -> str:

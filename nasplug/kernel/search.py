@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +15,9 @@ import numpy.typing as npt
 
 from nasplug.errors import NasplugError
 from nasplug.hookspecs import hookimpl
-from nasplug.kernel.problem import Constraint, Problem
-from nasplug.kernel.registry import plugin_manager
-from nasplug.kernel.selection import Selection, best_trials
+from nasplug.kernel.problem import Problem
+from nasplug.kernel.registry import plug, plugin_manager
+from nasplug.kernel.selection import TRACEBACK, Selection, best_trials
 from nasplug.kernel.space import Archs, Space
 from nasplug.kernel.subspace import Region, Subspace
 from nasplug.kernel.trial import History, State, Trial, Trials
@@ -28,9 +29,10 @@ SELECTED = 10  # how many archs a search returns if its method does not choose
 class Search:
     """One run: problem + method + budget + seed.
 
-    What plugins use: ``space``, ``region`` (where the search may look), ``rng`` (all of a
-    method's randomness), ``trials``, ``maximize``, ``remaining``, ``round``, ``repeats``,
-    ``seen(archs)``, ``allows(archs)``, ``stop(reason)``, ``candidates(archs)``.
+    What plugins use: ``space``, ``region`` (where the search may look: within the constraints that
+    are known before a score), ``rng`` (all of a method's randomness), ``trials``, ``maximize``,
+    ``remaining``, ``round``, ``repeats``, ``keys(archs)``, ``seen(archs)``, ``allows(archs)``,
+    ``stop(reason)``, ``candidates(archs)``.
     """
 
     def __init__(
@@ -45,36 +47,36 @@ class Search:
         max_cost: float | None = None,
         max_seconds: float | None = None,
         repeats: Literal["free", "count"] = "free",
-        constraints: Sequence[str] = (),
+        isomorphs: Literal["shared", "apart"] | None = None,
         plugins: Sequence[Any] = (),
     ) -> None:
-        limits = {"budget": budget, "max_cost": max_cost, "max_seconds": max_seconds}
-        for name, limit in limits.items():
-            if limit is None and name != "budget":
-                continue
-            if not isinstance(limit, int | float | np.number):
-                raise NasplugError(f"{name} must be a number, got {limit!r}")
-            if not limit > 0:
-                raise NasplugError(f"{name} must be above 0, got {limit}")
-        if not isinstance(seed, int | np.integer) or seed < 0:
-            raise NasplugError(f"seed must be a whole number, 0 or above, got {seed!r}")
-        if repeats not in ("free", "count"):
-            raise NasplugError(f"repeats is 'free' or 'count', got {repeats!r}")
+        for name, limit in {"max_cost": max_cost, "max_seconds": max_seconds}.items():
+            if limit is not None and not (isinstance(limit, Real) and limit > 0):
+                raise NasplugError(f"{name} must be a number above 0, got {limit!r}")
+        for name, number, least in (("budget", budget, 1), ("seed", seed, 0)):
+            if not isinstance(number, Integral) or isinstance(number, bool) or number < least:
+                raise NasplugError(f"{name} must be a whole number from {least} on, got {number!r}")
+        for name, word, words in (
+            ("repeats", repeats, ("free", "count")),
+            ("isomorphs", isomorphs, ("shared", "apart", None)),
+        ):
+            if word not in words:
+                raise NasplugError(f"{name} is {words[0]!r} or {words[1]!r}, got {word!r}")
         self.problem = problem
         self.space: Space = problem.space
         self.region: Region = within or problem.region or self.space
-        if within is not None and not self.space.matches(within.space):
-            raise NasplugError(f"{within.describe()} is no region of {self.space.name}")
+        if not self.space.matches(self.region.space):
+            raise NasplugError(f"{self.region.describe()} is no region of {self.space.name}")
         self.maximize = problem.maximize
         self.method = method
         self.method_name = method_name or type(method).__name__
         self.budget, self.max_cost, self.max_seconds = int(budget), max_cost, max_seconds
-        self.constraints = [Constraint(text) for text in constraints]
-        self.repeats = repeats
+        self.repeats, self.isomorphs = repeats, isomorphs
         self.seed = int(seed)
         self.rng = np.random.default_rng(seed)
         self.pruner: Callable[[Trial], bool] | None = None
         self.folder: Path | None = None  # the run directory, if there is one
+        self.constraints: Sequence[Any] = ()  # `nasplug.run.constraints` knows what is one
         self.trials = History(self.space, self.maximize)
         self.round = 0
         self.finished = 0  # trials with a value, pruned or failed
@@ -86,17 +88,17 @@ class Search:
         self.ended: float | None = None  # its seconds, once it has ended
 
         self.pm = plugin_manager()
-        self.pm.register(_Defaults(), "defaults")
-        if problem.evaluator is not None:
-            self.pm.register(problem.evaluator, "evaluator")
-        self.pm.register(method, "method")
         self.cache = _Cache(count=repeats == "count")
-        self.pm.register(self.cache, "cache")
+        named = {"defaults": _Defaults(), "evaluator": problem.evaluator, "method": method}
+        for name, plugin in (named | {"cache": self.cache}).items():
+            if plugin is not None:
+                plug(self.pm, plugin, name)
         for plugin in plugins:
-            self.pm.register(plugin)
-        if setup := getattr(method, "setup", None):
-            with self._named():
-                setup(self)
+            plug(self.pm, plugin)
+        with self._named():
+            for plugin in (*plugins, method):
+                if setup := getattr(plugin, "setup", None):
+                    setup(self)
 
     # ---- the loop
 
@@ -130,18 +132,27 @@ class Search:
 
     def seen(self, archs: Archs) -> npt.NDArray[np.bool_]:
         """(n, d) -> (n,): which archs have been scored already."""
-        keys = self.space.keys(archs)
+        keys = self.keys(archs)
         return np.fromiter((key in self.cache.numbers for key in keys), bool, len(keys))
 
-    def allows(self, archs: Archs) -> npt.NDArray[np.bool_]:
-        """(n, d) -> (n,): which archs lie in the region and keep to the limits, before a score.
+    def keys(self, archs: Archs) -> list[Any]:
+        """One hashable key per arch, the same for archs that share their score."""
+        apart = self.problem.apart if self.isomorphs is None else self.isomorphs == "apart"
+        keys: list[Any] = (self.space.codes if apart else self.space.classes)(archs).tolist()
+        return keys
 
-        Raises NasplugError if a limit is on what is known only of archs that were scored.
+    def allows(self, archs: Archs) -> npt.NDArray[np.bool_]:
+        """(n, d) -> (n,): which archs may be proposed, being in the region.
+
+        Raises NasplugError if there is a constraint that is known only of archs that were scored.
         """
-        inside = self.region.contains(archs)
         for constraint in self.constraints:
-            inside[inside] = constraint.allows(self.space, archs[inside])
-        return inside
+            if not constraint.known(self.space):
+                raise NasplugError(
+                    f"{self.method_name} can keep to limits on what {self.space.name} knows "
+                    f"before a score, such as params and flops, not to {constraint}"
+                )
+        return self.region.contains(archs)
 
     def stop(self, reason: str) -> None:
         """End the search after this round."""
@@ -187,19 +198,20 @@ class Search:
     def _candidates(self, proposal: Archs | Region) -> Trials | Region:
         """What was proposed, checked: a method that leaves its region is an error."""
         if isinstance(proposal, Space | Subspace):
-            return proposal
+            return proposal.unlimited  # one network: what it selects is held to the constraints
         archs = np.asarray(proposal)
         if archs.ndim != 2 or archs.shape[1] != self.space.d:
             raise NasplugError(
                 f"{self.method_name}.propose must return (n, {self.space.d}) archs, "
                 f"got {type(proposal).__name__} of shape {archs.shape}"
             )
-        if not (inside := self.region.contains(archs)).all():
+        if not (inside := self.region.unlimited.contains(archs)).all():
             outside = archs[~inside][0].tolist()
             raise NasplugError(
-                f"{self.method_name}.propose left {self.region.describe()}: {outside}"
+                f"{self.method_name}.propose left {self.region.unlimited.describe()}: {outside}"
             )
-        return self.candidates(archs.astype(self.space.dtype, copy=False))
+        archs = archs.astype(self.space.dtype, copy=False)
+        return self.candidates(archs[self.region.contains(archs)])
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -217,10 +229,8 @@ class Search:
             for frame, _ in traceback.walk_tb(error.__traceback__):
                 if name := names.get(id(frame.f_locals.get("self"))):
                     where = f"plugin {name!r}, in {frame.f_code.co_name}"
-            raise NasplugError(
-                f"{where}: {type(error).__name__}: {error} (in round {self.round}; "
-                "NASPLUG_TRACEBACK=1 shows the traceback)"
-            ) from error
+            where += f": {type(error).__name__}: {error}, in round {self.round}{TRACEBACK}"
+            raise NasplugError(where) from error
 
     # ---- going on where an interrupted search was
 
@@ -253,7 +263,7 @@ class _Defaults:
         return search.region
 
     @hookimpl
-    def propose(self, search: Search, subspace: Region) -> Archs:
+    def propose(self, search: Search) -> Archs:
         raise NasplugError(f"{search.method_name} implements no propose")
 
     @hookimpl
@@ -292,7 +302,7 @@ class _Cache:
         numbers, number, last = [], len(search.trials), len(search.trials) + search.remaining
         repeats, sources = [], []
         self.unchanged += not len(candidates)
-        for row, key in enumerate(search.space.keys(candidates.archs)):
+        for row, key in enumerate(search.keys(candidates.archs)):
             source = self.numbers.get(key)
             if (source is None or self.count) and number == last:
                 candidates.truncate(row)

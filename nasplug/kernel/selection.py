@@ -15,6 +15,8 @@ from nasplug.kernel.space import Archs
 from nasplug.kernel.subspace import Subspace
 from nasplug.kernel.trial import Trial, Trials
 
+TRACEBACK = "; NASPLUG_TRACEBACK=1 shows the traceback"
+
 
 class Selection:
     """Ranked archs, best first, and/or a Subspace that the next search may take as `within`.
@@ -67,10 +69,10 @@ class Selection:
         """
         trials = self.search.trials
         rows = np.flatnonzero(~trials.repeats)
-        last = dict(zip(trials.space.keys(trials.archs[rows]), rows.tolist(), strict=True))
+        last = dict(zip(self.search.keys(trials.archs[rows]), rows.tolist(), strict=True))
         found = []
         for arch in self.archs[:n]:
-            scored = last.get(trials.space.keys(arch[None])[0])
+            scored = last.get(self.search.keys(arch[None])[0])
             found.append(Trial(-1, arch, trials.space) if scored is None else trials[scored])
         return found
 
@@ -110,7 +112,7 @@ def best_trials(trials: Trials, n: int) -> Archs:
     if not len(order):
         failed = [note["error"] for note in trials.notes.values() if "error" in note]
         if failed:
-            raise NasplugError(f"every trial failed; the last said: {failed[-1]}")
+            raise NasplugError(f"every trial failed; the last said: {failed[-1]}{TRACEBACK}")
         raise NasplugError("no trial keeps to the constraints; loosen them or raise the budget")
     # Ties in a large table would make `unique` of everything slow; a few n are enough.
     for width in (8 * n, len(order)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import combinations
@@ -80,13 +81,21 @@ class Space:
     def __init__(self, decisions: Mapping[str, Sequence[Any]], name: str | None = None) -> None:
         if not isinstance(decisions, Mapping) or not decisions:
             raise NasplugError('a space needs decisions, such as {"width": [16, 32]}')
+        names = "|".join(re.escape(str(name)) for name in sorted(decisions, key=str, reverse=True))
+        self._assignment = re.compile(rf"(?:^|,)\s*({names})\s*=")
         for decision, choices in decisions.items():
-            if isinstance(choices, str) or not hasattr(choices, "__len__") or len(choices) == 0:
+            listed = hasattr(choices, "__getitem__") and not isinstance(choices, str | Mapping)
+            if not listed or len(choices) == 0:
                 raise NasplugError(f"decision {decision!r} needs a list of at least one choice")
-            if len({str(choice) for choice in choices}) < len(choices):
+            texts = [str(choice) for choice in choices]
+            if len(set(texts)) < len(texts):
                 raise NasplugError(f"decision {decision!r} has the same choice twice: {choices}")
+            if wrong := next(filter(self._assignment.search, texts), None):
+                raise NasplugError(f"choice {wrong!r} of {decision!r} reads like another decision")
         self.name = name or self.name
         self.decisions = {str(k): tuple(v) for k, v in decisions.items()}
+        if len(self.decisions) < len(decisions):
+            raise NasplugError(f"decisions need names of their own, got {list(decisions)}")
         self.names = tuple(self.decisions)
         self.cardinalities = np.array([len(c) for c in self.decisions.values()])
         self.d = len(self.names)
@@ -97,6 +106,11 @@ class Space:
     @property
     def space(self) -> Self:
         """Itself, so that every region says which space it is of."""
+        return self
+
+    @property
+    def unlimited(self) -> Self:
+        """Itself: the region without constraints on its archs."""
         return self
 
     @cached_property
@@ -142,26 +156,21 @@ class Space:
         archs = self.from_index(np.arange(self.size))
         return archs[self.is_valid(archs)]
 
-    def _codes(self, archs: Archs) -> npt.NDArray[Any]:
-        """(n, d) -> (n,): the index of each arch, or its bytes in a space too large to index."""
+    def codes(self, archs: Archs) -> npt.NDArray[Any]:
+        """(n, d) -> (n,): a key per arch: its index, or its bytes in a space too large to index."""
         if self._indexable:
             return np.asarray(archs) @ self._strides
         rows = np.ascontiguousarray(archs, dtype=self.dtype)
         return rows.view(f"V{rows.itemsize * self.d}").ravel()
 
-    def keys(self, archs: Archs) -> list[Any]:
-        """One hashable key per arch."""
-        keys: list[Any] = self._codes(archs).tolist()
-        return keys
-
     def classes(self, archs: Archs) -> npt.NDArray[Any]:
         """(n, d) -> (n,): a key per arch that sorts and compares, the same for isomorphic archs."""
-        return self._codes(self.canonical(archs))
+        return self.codes(self.canonical(archs))
 
     def unique(self, archs: Archs) -> Archs:
         """The distinct archs, each where it first occurs."""
         rows = np.ascontiguousarray(archs, dtype=self.dtype)
-        return rows[np.sort(np.unique(self._codes(rows), return_index=True)[1])]
+        return rows[np.sort(np.unique(self.codes(rows), return_index=True)[1])]
 
     def distinct(self, archs: Archs) -> Archs:
         """One arch of each class of isomorphic ones, each where it first occurs."""
@@ -260,8 +269,12 @@ class Space:
 
     def from_str(self, text: str) -> Archs:
         """The string form -> one arch (d,)."""
-        pairs = (part.partition("=") for part in text.split(","))
-        return self.from_dict({name.strip(): choice.strip() for name, _, choice in pairs})
+        start, *rest = self._assignment.split(text)
+        if start.strip():
+            raise unknown("decision", start.partition("=")[0].strip(), self.names)
+        pairs = zip(rest[::2], rest[1::2], strict=True)
+        texts = {name: [str(choice) for choice in row] for name, row in self.decisions.items()}
+        return self.from_dict({k: v if v in texts[k] else v.strip() for k, v in pairs})
 
     # ---- geometry
 

@@ -24,6 +24,11 @@ class Subspace(ABC):
     space: Space
 
     @property
+    def unlimited(self) -> Region:
+        """Without constraints on its archs: what a supernet can be made of."""
+        return self
+
+    @property
     @abstractmethod
     def size(self) -> int:
         """How many points it has (of the product, where validity has no closed form)."""
@@ -235,7 +240,7 @@ class ArchSet(Subspace):
 
     @cached_property
     def _keys(self) -> frozenset[Any]:
-        return frozenset(self.space.keys(self.archs))
+        return frozenset(self.space.codes(self.archs).tolist())
 
     @cached_property
     def _classes(self) -> npt.NDArray[Any]:
@@ -246,7 +251,7 @@ class ArchSet(Subspace):
         return len(self.archs)
 
     def includes(self, archs: Archs) -> npt.NDArray[np.bool_]:
-        keys = self.space.keys(archs)
+        keys = self.space.codes(archs).tolist()
         return np.fromiter((k in self._keys for k in keys), bool, len(keys))
 
     def sample(self, n: int, seed: Seed = None) -> Archs:

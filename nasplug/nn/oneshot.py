@@ -69,7 +69,7 @@ class Oneshot(Method):
     )
     threads = Int(1, low=1, high=1024, tunable=False, doc="of torch; the last bits depend on them")
 
-    maximize = True
+    maximize = apart = True
     reward = "supernet_acc"
     order: ClassVar[int] = 1  # of the bi-level optimisation
     mixes: ClassVar[bool] = True  # whether it adds up several choices of a decision
@@ -148,8 +148,8 @@ class Oneshot(Method):
                 "architecture in: raise the budget, or lower warmup"
             )
         self.net: Supernet = self.make_supernet(search)
-        self.handed: Region = search.region  # what `evaluate` was handed last
-        self.mask: Bools = self.net.allowed(search.region)
+        self.handed: Region = search.region.unlimited  # what `evaluate` was handed last
+        self.mask: Bools = self.net.allowed(self.handed)
         several = self.mask & (self.mask.sum(1, keepdims=True) > 1)
         if self.mixes and (unmixable := (several & ~self.net.mixable).any(1)).any():
             raise NasplugError(
@@ -181,7 +181,7 @@ class Oneshot(Method):
 
     def make_supernet(self, search: Search) -> Supernet:
         """The network of the space with every choice in it, freshly initialised."""
-        space, region = search.space, search.region
+        space, region = search.space, search.region.unlimited
         net = initialise(lambda: space.supernet(region, self.partial), self.seed)
         return cast(Supernet, to_device(net, self.device))
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from nasplug.errors import NasplugError
 from nasplug.kernel.method import Source
 from nasplug.kernel.problem import Problem
@@ -19,6 +21,7 @@ from nasplug.kernel.space import Space
 from nasplug.kernel.subspace import Region, Subspace, load
 from nasplug.kernel.tree import jsonable, map_leaves
 from nasplug.run import report as reports
+from nasplug.run.constraints import Constraints
 from nasplug.run.directory import RunDirectory, environment, free_directory
 from nasplug.run.progress import bar
 from nasplug.run.prune import median_pruner
@@ -40,6 +43,7 @@ def search(
     report: str | None = None,
     within: Region | Path | str | None = None,
     repeats: Literal["free", "count"] = "free",
+    isomorphs: Literal["shared", "apart"] | None = None,
     constraints: Sequence[str] = (),
     max_cost: float | None = None,
     max_seconds: float | None = None,
@@ -65,7 +69,10 @@ def search(
         that the benchmark states and by the clock.
     within: a Subspace, or the run directory of a search that ended with one; that also says on
         which problem or space, if nothing else does.
-    constraints: such as ``["flops<=300e6"]``; archs that break one are never selected.
+    isomorphs: whether isomorphic archs (of the same `canonical` form) are "shared", so that one of
+        them is scored for all, or "apart", the default where a table knows them apart.
+    constraints: such as ``["flops<=300e6"]``. Archs that are known to break one are not proposed;
+        those that a score tells of are never selected.
     prune: let the median of earlier trials stop hopeless ones, where `evaluate` reports steps.
     out: the run directory; True for a new one under ``runs/``, as always if `tracking`. Without
         either, nothing is written.
@@ -76,9 +83,14 @@ def search(
 
     Same seed, same trials. Raises NasplugError for whatever the user can mend.
     """
+    check_kinds(
+        on=on, space=space, direction=direction, evaluator=evaluator, reward=reward, report=report,
+        within=within, repeats=repeats, isomorphs=isomorphs, max_cost=max_cost,
+        max_seconds=max_seconds, out=out,
+    )  # fmt: skip
     options: dict[str, Any] = {
-        "budget": budget, "seed": seed, "repeats": repeats, "constraints": list(constraints),
-        "max_cost": max_cost, "max_seconds": max_seconds,
+        "budget": budget, "seed": seed, "repeats": repeats, "isomorphs": isomorphs,
+        "constraints": constraints, "max_cost": max_cost, "max_seconds": max_seconds,
     }  # fmt: skip
     if on is None and space is None and isinstance(within, Path | str):
         on, space = _searched(RunDirectory.open(within).run)
@@ -88,7 +100,7 @@ def search(
         reward=reward, report=report, seed=seed, scores_itself=hasattr(chosen, "evaluate"),
     )  # fmt: skip
     region = shrunk(problem.space, within) if isinstance(within, Path | str) else within
-    run = Search(problem, chosen, name, within=region, plugins=plugins, **options)
+    run = make_search(problem, chosen, name, within=region, plugins=plugins, **options)
     directory = None
     if tracking or out:
         directory = RunDirectory.create(
@@ -165,8 +177,43 @@ def resume(
         seed=run["options"]["seed"], scores_itself=hasattr(chosen, "evaluate"),
     )  # fmt: skip
     region = load(problem.space, directory.path / "within.npz") if run["within"] else None
-    continued = Search(problem, chosen, name, within=region, plugins=plugins, **run["options"])
+    continued = make_search(problem, chosen, name, within=region, plugins=plugins, **run["options"])
     return _run(continued, directory, run["prune"], run["tracking"], progress)
+
+
+KINDS: dict[str, tuple[tuple[Any, ...], str]] = {
+    **dict.fromkeys(
+        ("on", "direction", "evaluator", "reward", "report", "repeats", "isomorphs"),
+        ((str,), "a name"),
+    ),
+    **dict.fromkeys(("max_cost", "max_seconds"), ((int, float, np.number), "a number")),
+    "space": ((Space,), "a Space, as nasplug.Space(...) or nasplug.space(NAME)"),
+    "within": ((Space, Subspace, Path, str), "a Subspace or a run directory"),
+    "out": ((Path, str, bool), "a folder, or True for a new one"),
+}
+
+
+def check_kinds(**arguments: Any) -> None:
+    """What is no kind of thing that an argument can be, nor None, is a NasplugError."""
+    for name, value in arguments.items():
+        kinds, words = KINDS[name]
+        if value is not None and not (isinstance(value, kinds) and str(value).strip()):
+            raise NasplugError(f"{name} must be {words}, got {value!r}")
+
+
+def make_search(
+    problem: Problem,
+    method: Any,
+    name: str,
+    *,
+    plugins: Sequence[Any] = (),
+    constraints: Sequence[str] = (),
+    **options: Any,
+) -> Search:
+    """A search of the kernel, kept to constraints."""
+    if not isinstance(plugins, list | tuple):
+        raise NasplugError(f"plugins is a list of objects with hooks, got {plugins!r}")
+    return Search(problem, method, name, plugins=[Constraints(constraints), *plugins], **options)
 
 
 def _run(

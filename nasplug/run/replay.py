@@ -86,7 +86,7 @@ class Replay:
         archs = np.array([self._arch(row) for row in past])
         trials = search.candidates(archs)
         trials.rounds = np.array([row.round for row in past])
-        for number, key in enumerate(search.space.keys(archs)):
+        for number, key in enumerate(search.keys(archs)):
             search.cache.numbers.setdefault(key, number)
         self._tell(trials, np.arange(len(past)), past)
 

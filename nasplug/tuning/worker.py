@@ -20,7 +20,7 @@ from nasplug.kernel.problem import Problem
 from nasplug.kernel.registry import registry
 from nasplug.kernel.search import Search
 from nasplug.kernel.space import Space
-from nasplug.run.api import shrunk
+from nasplug.run.api import make_search, shrunk
 from nasplug.tuning.by_name import by_name
 from nasplug.tuning.searches import Record, Searches, describe
 from nasplug.tuning.space import HyperparameterSpace
@@ -73,7 +73,7 @@ class Task:
         method, options = self.method_class(**{**self.fixed, **hyperparameters}), {**self.search}
         if isinstance(options["within"], Path | str):
             options["within"] = shrunk(problem.space, options["within"])
-        return Search(problem, method, self.method_name, seed=seed, **options)
+        return make_search(problem, method, self.method_name, seed=seed, **options)
 
     def make_sampler(self, position: int) -> optuna.samplers.BaseSampler:
         """The sampler of one trial, seeded by the study's seed and the position of the trial.

@@ -153,7 +153,7 @@ def test_tight_limits_spend_nothing_on_what_breaks_them():
     result = nasplug.search("lissnas", constraints=["flops<=12e6"], size=40, **options)
     assert (NB201.flops(result.search.trials.archs) <= 12e6).all()
     scored = []
-    with pytest.raises(NasplugError, match="none of 20,000 random archs keeps to the constraints"):
+    with pytest.raises(NasplugError, match=r"nothing was found in nb201.* with flops<=1: loosen"):
         nasplug.search("lissnas", constraints=["flops<=1"], **options | {"evaluate": scored.append})
     assert not scored
 
@@ -196,7 +196,7 @@ def test_fewer_archs_than_asked_are_said_and_returned():
         ({"predictor": "xgbost"}, "did you mean xgboost"),
         ({"evaluate": lambda arch: 1.0}, "all 24 values are 1"),
         ({"evaluate": lambda arch: float("nan")}, "every trial failed|at least 5"),
-        ({"constraints": ["latency<=1"]}, "limits on params and flops, not on latency"),
+        ({"constraints": ["latency<=1"]}, "lissnas can keep to limits .* not to latency<=1"),
         ({"neighbors": "few"}, "near, random, none, all"),
         (
             {"neighbors": "all", "space": nasplug.space("shufflenetv2")},

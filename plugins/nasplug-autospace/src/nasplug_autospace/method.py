@@ -75,7 +75,7 @@ class AutoSpace(Oneshot):
         space = search.space
         if not isinstance(space, OpenCells):
             raise NasplugError(f"autospace evolves open-cells, not {space.name}")
-        if not isinstance(search.region, OpenCells):
+        if not isinstance(search.region.unlimited, OpenCells):
             raise NasplugError("autospace evolves all of open-cells: it takes no --within")
         if self.population < self.K:
             raise NasplugError(f"K={self.K} cells do not fit in a population of {self.population}")

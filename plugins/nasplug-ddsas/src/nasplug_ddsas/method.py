@@ -66,7 +66,7 @@ class DDSAS(Oneshot):
                 f"L={self.size}: a subspace has {edges + 1} operations (one more than a cell has "
                 f"edges) to {ops} (all of them)"
             )
-        self.region = search.region
+        self.region = search.region.unlimited
         self.whole: Bools = self.mask  # of the region, of which `allowed` is what is open now
         self.allowed = self.whole.copy()
         self.cut = self.net.cut

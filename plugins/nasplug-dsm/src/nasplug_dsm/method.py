@@ -98,7 +98,7 @@ class DSM(Method):
         self.agent = self._policy(search)
 
     def _policy(self, search: Search) -> Policy:
-        space, region = search.space, search.region
+        space, region = search.space, search.region.unlimited
         allowed = np.arange(space.cardinalities.max()) < space.cardinalities[:, None]
         if isinstance(region, Mask):
             allowed = region.allowed
@@ -113,7 +113,7 @@ class DSM(Method):
 
     @hookimpl
     def sample_space(self, search: Search) -> Region:
-        closed = np.array([key in self.closed for key in search.space.keys(self.centers)])
+        closed = np.array([key in self.closed for key in search.space.codes(self.centers).tolist()])
         if len(self.centers) < self.K or closed.all():
             return search.region
         # Line 6, global search: the subspace with the largest potential.
@@ -161,8 +161,8 @@ class DSM(Method):
         """Which proposed child each trial is: other plugins may have taken some out."""
         if np.array_equal(trials.archs, self.children[: len(trials)]):
             return np.arange(len(trials))
-        keys, start, rows = search.space.keys(self.children), 0, []
-        for key in search.space.keys(trials.archs):
+        keys, start, rows = search.space.codes(self.children).tolist(), 0, []
+        for key in search.space.codes(trials.archs).tolist():
             rows.append(keys.index(key, start))
             start = rows[-1] + 1
         return np.array(rows)
@@ -178,8 +178,9 @@ class DSM(Method):
             if len(rows := self._accepted(search, edits.apply(ball.center))):
                 return edits[rows[: self.parallel]]
         # The policy does not get there by itself: anything that is left in the ball.
-        if isinstance(search.region, ArchSet):
-            archs = search.region.archs[ball.contains(search.region.archs)]
+        region = search.region.unlimited
+        if isinstance(region, ArchSet):
+            archs = region.archs[ball.contains(region.archs)]
         elif ball.size <= LISTED:
             archs = np.concatenate(
                 [search.space.neighbors(ball.center, r + 1) for r in range(ball.radius)]
@@ -188,7 +189,7 @@ class DSM(Method):
             archs = ball.sample(DRAWN, search.rng)
         rows = search.rng.permutation(self._accepted(search, archs))[: self.parallel]
         if not len(rows):
-            self.closed.update(search.space.keys(ball.center[None]))
+            self.closed.update(search.space.codes(ball.center[None]).tolist())
         return Edits.between(ball.center, archs[rows], self.M)
 
     def _first_centers(self, search: Search, region: Region) -> Archs:

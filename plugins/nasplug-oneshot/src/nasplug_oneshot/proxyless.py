@@ -39,7 +39,7 @@ class Proxyless(Oneshot):
 
     def start(self, search: Search) -> list[Tensor]:
         self.alpha = self.parameter(*self.mask.shape)
-        self.target = Target(self.net, self.mask, search.region, self.target_madds)
+        self.target = Target(self.net, self.mask, self.handed, self.target_madds)
         self.costs = self.alpha.detach().new_tensor(self.net.costs)
         self.baseline = float("nan")
         return [self.alpha]

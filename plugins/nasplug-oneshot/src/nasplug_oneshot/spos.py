@@ -62,7 +62,7 @@ class SPOS(Oneshot):
     mixes = False
 
     def start(self, search: Search) -> list[Tensor]:
-        self.target = Target(self.net, self.mask, search.region, self.target_madds)
+        self.target = Target(self.net, self.mask, self.handed, self.target_madds)
         self.logits = self.parameter(*self.mask.shape, spread=0.0)  # uniform, and stay so
         return [self.logits]
 

@@ -1,0 +1,147 @@
+"""Constraints on what archs cost, and what a region has within those known before a score."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nasplug.errors import NasplugError, unknown
+from nasplug.kernel.search import Search
+from nasplug.kernel.space import Archs, Seed, Space, try_draws
+from nasplug.kernel.subspace import Region, Subspace
+from nasplug.kernel.trial import State, Trials
+
+KNOWN = ("params", "flops")  # of an arch before it is scored, where the space knows them
+MOST = 65_536  # archs drawn at a time to find feasible ones
+VAIN = 20  # times in a row without one after which there are none
+TRIES = 100  # times that an arch is mutated to find a feasible one
+OPERATORS = {"<=": np.less_equal, "<": np.less, ">=": np.greater_equal, ">": np.greater}
+
+
+class Constraint:
+    """A limit such as ``flops <= 300e6``: on ``params``, ``flops`` or a metric of the trials."""
+
+    def __init__(self, text: str) -> None:
+        match = re.fullmatch(r"\s*([\w@/.-]+?)\s*(<=|>=|<|>)\s*([-+\d.eE]+)\s*", str(text))
+        try:
+            self.limit = float(match[3]) if match else np.nan
+        except ValueError:
+            match = None
+        if not match:
+            raise NasplugError(
+                f"a constraint reads NAME <= NUMBER, such as flops<=300e6; got {text!r}"
+            )
+        self.name, self.operator = match[1], match[2]
+
+    def holds(self, trials: Trials, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+        """Which of these rows keep to it; one without a value, such as a failed one, breaks none.
+
+        NasplugError if it is on something that nobody has measured.
+        """
+        good = np.ones(len(rows), dtype=bool)
+        complete = trials.states[rows] == State.COMPLETE
+        if complete.any():
+            at = rows[complete]
+            column = trials.metrics.get(self.name)
+            if column is None and self.name not in KNOWN:
+                raise unknown("constraint on", self.name, {*KNOWN, *trials.metrics})
+            good[complete] = (
+                self.allows(trials.space, trials.archs[at])
+                if column is None
+                else self.compare(column[at])
+            )
+        return good
+
+    def known(self, space: Space) -> bool:
+        """Whether it is on what the space tells of an arch before it is scored."""
+        try:
+            return self.name in KNOWN and bool(len(self.allows(space, space.sample(1, 0))))
+        except NasplugError:
+            return False
+
+    def allows(self, space: Space, archs: Archs) -> npt.NDArray[np.bool_]:
+        """(n, d) -> (n,): which archs keep to it, by what the space tells of them."""
+        return self.compare(getattr(space, self.name)(archs))
+
+    def compare(self, column: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        return np.asarray(OPERATORS[self.operator](column, self.limit))
+
+    def __str__(self) -> str:
+        return f"{self.name}{self.operator}{self.limit:g}"
+
+
+class Constraints:
+    """A plugin that keeps a search to limits: what is known before a score is no part of its region
+    any more, and trials that break another one are never selected."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        if not isinstance(texts, list | tuple):
+            raise NasplugError(f"constraints is a list such as ['flops<=1e6'], got {texts!r}")
+        self.constraints = [Constraint(text) for text in texts]
+
+    def setup(self, search: Search) -> None:
+        search.constraints = self.constraints
+        if known := [one for one in self.constraints if one.known(search.space)]:
+            search.region = Feasible(search.region, known)
+            search.region.sample(1, 0)  # or an error, before anything is written
+
+
+class Feasible(Subspace):
+    """The archs of a region that keep to some constraints, which the space can tell."""
+
+    def __init__(self, region: Region, constraints: Sequence[Constraint]) -> None:
+        self.space, self._region, self.constraints = region.space, region, constraints
+
+    @property
+    def unlimited(self) -> Region:
+        return self._region
+
+    @property
+    def size(self) -> int:
+        """That of the region without constraints."""
+        return self._region.size
+
+    def includes(self, archs: Archs) -> npt.NDArray[np.bool_]:
+        inside = self._region.contains(archs)
+        for constraint in self.constraints:
+            inside[inside] = constraint.allows(self.space, archs[inside])
+        return inside
+
+    def sample(self, n: int, seed: Seed = None) -> Archs:
+        rng = np.random.default_rng(seed)
+        found, size, vain = np.empty((0, self.space.d), self.space.dtype), max(n, 1), 0
+        while len(found) < n:
+            drawn = self._region.sample(size, rng)
+            feasible = drawn[self.includes(drawn)]
+            found, size = np.concatenate([found, feasible]), min(2 * size, MOST)
+            vain = 0 if len(feasible) else vain + 1
+            if vain == VAIN:
+                raise NasplugError(f"nothing was found in {self.describe()}: loosen constraints")
+        return found[:n]
+
+    def mutate(self, archs: Archs, seed: Seed = None, distance: int = 1) -> Archs:
+        """As the region does; where nothing near is found to be feasible, any member that is."""
+        rng = np.random.default_rng(seed)
+        result, lonely = try_draws(
+            len(archs),
+            lambda rows: self._region.mutate(archs[rows], rng, distance),
+            lambda mutants, rows: self.includes(mutants),
+            TRIES,
+        )
+        if len(lonely):
+            result[lonely] = self.sample(len(lonely), rng)
+        return result
+
+    def neighbors(self, arch: npt.ArrayLike, distance: int = 1) -> Archs:
+        archs = self._region.neighbors(arch, distance)
+        return archs[self.includes(archs)]
+
+    def describe(self) -> str:
+        return f"{self._region.describe()}, with {', '.join(map(str, self.constraints))}"
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        raise NasplugError(f"{self.describe()}: a region is saved without its constraints")
