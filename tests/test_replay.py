@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 
 import nasplug
 from nasplug import Method, NasplugError, Space, State, TrialPruned, best_trials, hookimpl
+from nasplug.run.directory import environment
 from nasplug.run.journal import FILE, Journal
 
 COMPLETE, PRUNED, FAILED = int(State.COMPLETE), int(State.PRUNED), int(State.FAILED)
@@ -292,7 +293,8 @@ class Machine(RuleBasedStateMachine):
 
 def test_killed_anywhere_and_resumed_is_never_killed(monkeypatch):
     monkeypatch.setattr("nasplug.run.report.write", lambda *_: None)  # pictures take their time
-    monkeypatch.setattr("nasplug.run.api.environment", dict)
+    here = environment()  # which asks git
+    monkeypatch.setattr("nasplug.run.api.environment", lambda: here)
     run_state_machine_as_test(
         Machine, settings=settings(max_examples=40, stateful_step_count=6, deadline=None)
     )

@@ -214,6 +214,66 @@ def test_a_space_is_found_again_by_its_name_or_has_to_be_given(tmp_path):
     assert table(again.search.trials) == table(first.search.trials)
 
 
+class Odd:
+    """A choice whose text says where it lies in memory."""
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [[(3, 3), (5, 5)], [int, float], [np.float64(0.5), np.float64(1.5)], [{1: 2}, {1: 3}],
+     [[(1,)], [(2,)]], [float("inf"), 1.0], [Odd(), np.int8(3)], [lambda: 1, min]],
+    ids=lambda choices: type(choices[0]).__name__,
+)  # fmt: skip
+def test_choices_that_json_does_not_hold_are_asked_for_again(tmp_path, choices):
+    """They came back as lists or as their texts, and another arch won."""
+    space = Space({"a": choices, "b": [1, 2]})
+
+    def evaluate(arch):
+        assert any(arch["a"] is choice for choice in choices)
+        return choices.index(arch["a"]) + arch["b"]
+
+    first = run(tmp_path / "run", space=space, evaluate=evaluate, budget=4)
+    again = {"method": Climber(), "evaluate": evaluate}
+    with pytest.raises(NasplugError, match=r"again, as in nasplug.resume\(run_dir, space=space\)"):
+        nasplug.resume(tmp_path / "run", **again)
+    resumed = nasplug.resume(tmp_path / "run", space=space, **again)
+    assert table(resumed.search.trials) == table(first.search.trials)
+
+
+def test_choices_that_json_holds_come_back_as_they_are(tmp_path):
+    choices = {"a": ["1", 1.5, None, True], "b": [[1, [2]], {"x": 1.0}], "\udc80": [2, 3]}
+    seen = []
+    run(tmp_path / "run", space=Space(choices), evaluate=lambda arch: 1.0, budget=5)
+    for file in (tmp_path / "run").glob("journal.sqlite*"):
+        file.unlink()
+    nasplug.resume(
+        tmp_path / "run", method=Climber(), evaluate=lambda arch: seen.append(arch) or 1.0
+    )
+    assert seen
+    for arch in seen:
+        for name, choice in arch.items():
+            assert choice in choices[name]
+            assert repr(choice) in map(repr, choices[name])
+
+
+def test_a_space_that_is_given_again_is_the_same(tmp_path):
+    """Another order of the choices went unnoticed: the same numbers, other archs."""
+    space = Space({"a": [(1,), (2,)], "b": [1, 2]}, "mine")
+    run(tmp_path / "run", space=space, evaluate=len, budget=4)
+    for other in (
+        Space({"a": [(2,), (1,)], "b": [1, 2]}, "mine"),
+        Space({"a": [(1,), (2,), (3,)], "b": [1, 2]}, "mine"),
+        Space({"a": [(1,), (2,)], "c": [1, 2]}, "mine"),
+        Mirrored(space.decisions, "mine"),
+    ):
+        with pytest.raises(NasplugError, match="searched another space mine: the decisions or"):
+            nasplug.resume(tmp_path / "run", method=Climber(), evaluate=len, space=other)
+    named = Space({"a": [(1,), (2,)]}, "nb201")  # by a name that another space has
+    run(tmp_path / "named", space=named, evaluate=len, budget=2)
+    with pytest.raises(NasplugError, match="nb201 is a space of yours, which has to be given"):
+        nasplug.resume(tmp_path / "named", method=Climber(), evaluate=len)
+
+
 def test_numbers_of_numpy_are_numbers(tmp_path):
     one = run(tmp_path / "one", seed=np.int64(3), budget=np.int64(12))
     again = nasplug.resume(tmp_path / "one", method=Climber(), evaluate=score)
@@ -235,12 +295,12 @@ def test_a_directory_that_cannot_be_written_is_named():
 def test_damaged_files_are_named(tmp_path):
     run(tmp_path / "run")
     (tmp_path / "run" / "checkpoint.npz").write_bytes(b"PK nonsense")
-    with pytest.raises(NasplugError, match="delete it to replay"):
+    with pytest.raises(NasplugError, match=r"delete checkpoint.npz to replay"):
         nasplug.resume(tmp_path / "run", method=Climber(), evaluate=score)
     (tmp_path / "run" / "checkpoint.npz").unlink()
     for file in (tmp_path / "run").glob("journal.sqlite*"):
         file.write_bytes(b"not a database" * 100)
-    with pytest.raises(NasplugError, match=r"journal in .* cannot be opened"):
+    with pytest.raises(NasplugError, match=r"journal .* cannot be opened"):
         nasplug.resume(tmp_path / "run", method=Climber(), evaluate=score)
 
 

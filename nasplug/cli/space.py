@@ -17,7 +17,7 @@ from nasplug.errors import NasplugError, lacking
 from nasplug.kernel.problem import Problem, problem
 from nasplug.kernel.subspace import Layered, Region
 from nasplug.run.api import shrunk
-from nasplug.run.directory import RunDirectory, read_json, runs_folder
+from nasplug.run.directory import QUALITY, RunDirectory, read_json, runs_folder
 
 PICTURES = ("edf.png", "diversity.png", "coverage.png")
 
@@ -171,7 +171,7 @@ def show_quality(run_dir: Path, stderr: bool) -> None:
 
 def _left(run_dir: Path) -> dict[str, Any]:
     """What the search that shrank the space, or `nasplug space`, has written of it; or {}."""
-    return read_json(run_dir / "space.json")
+    return read_json(run_dir / "space.json", QUALITY)
 
 
 def _for_people(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -187,6 +187,7 @@ class Space:
     def fingerprint(self) -> str:
         """Tells in a file whether it is about this space, by the decisions and their choices."""
         text = json.dumps([[name, *map(str, c)] for name, c in self.decisions.items()])
+        text = re.sub(" at 0x[0-9a-fA-F]+", "", text)  # a function's address, of this process
         return f"{type(self).__name__}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     def sized(self, **sizes: int) -> Self:

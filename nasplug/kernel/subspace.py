@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from nasplug.errors import NasplugError, unknown
 from nasplug.kernel.space import Archs, Seed, Space, redraw, try_draws
+from nasplug.kernel.tree import read_arrays
 
 
 class Subspace(ABC):
@@ -79,11 +80,8 @@ class Subspace(ABC):
 
     def save(self, path: Path) -> None:
         """Write it to an .npz file, for `load`."""
-        named: dict[str, Any] = {
-            "kind": type(self).__name__, "space": self.space.name,
-            "fingerprint": self.space.fingerprint,
-        }  # fmt: skip
-        np.savez_compressed(path, **named, **self.arrays())  # type: ignore[arg-type]
+        about = np.array([type(self).__name__, self.space.name, self.space.fingerprint])
+        np.savez_compressed(path, about=about, **self.arrays())  # type: ignore[arg-type]
 
     def neighbors(self, arch: npt.ArrayLike, distance: int = 1) -> Archs:
         """Every member exactly `distance` decisions away from `arch`, isomorphs of it left out."""
@@ -92,8 +90,7 @@ class Subspace(ABC):
 
     def distinct(self, archs: Archs) -> Archs:
         """The members among some archs, one of each class of isomorphic ones."""
-        archs = np.asarray(archs)
-        return self.space.distinct(archs[self.contains(archs)])
+        return self.space.distinct(np.asarray(archs)[self.contains(archs)])
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.describe()}>"
@@ -119,11 +116,9 @@ class Mask(Subspace):
             for name, choices in allowed.items():
                 if name not in space.decisions:
                     raise unknown("decision", name, space.names)
-                known = [str(choice) for choice in space.decisions[name]]
-                for choice in choices:
-                    if str(choice) not in known:
-                        raise unknown(f"choice of {name}", str(choice), known)
-                keep = {str(choice) for choice in choices}
+                known, keep = list(map(str, space.decisions[name])), set(map(str, choices))
+                if absent := keep.difference(known):
+                    raise unknown(f"choice of {name}", min(absent), known)
                 matrix[space.names.index(name), : len(known)] = [c in keep for c in known]
         else:
             matrix = np.asarray(allowed, dtype=bool)
@@ -378,18 +373,12 @@ class Layered(Subspace):
 
 def load(space: Space, path: Path) -> Subspace:
     """Read a subspace that `Subspace.save` wrote; NasplugError if it is of another space."""
-    kinds: dict[str, Callable[..., Subspace]] = {
-        kind.__name__: kind
-        for kind in Subspace.__subclasses__()  # a space may bring its own
-    }
+    kinds: Any = {kind.__name__: kind for kind in Subspace.__subclasses__()}  # a space's own, too
     try:
-        with np.load(path, allow_pickle=False) as file:
-            kind, name = kinds[str(file["kind"])], str(file["space"])
-            fingerprint = str(file["fingerprint"])
-            about = ("kind", "space", "fingerprint")
-            arrays = {key: file[key] for key in file.files if key not in about}
-    except (OSError, ValueError, KeyError) as error:
-        raise NasplugError(f"{path} holds no subspace: {error}") from None
-    if fingerprint != space.fingerprint:
-        raise NasplugError(f"{path} is a subspace of {name}, whose archs are not {space.name}'s")
-    return kind(space, **arrays)
+        arrays: Any = read_arrays(path)
+        kind, name, fingerprint = map(str, arrays.pop("about"))
+        if fingerprint != space.fingerprint:
+            raise ValueError(f"it is a subspace of {name}, whose archs are not {space.name}'s")
+        return kinds[kind](space, **arrays)
+    except Exception as error:  # a damaged file: see `read_arrays`
+        raise NasplugError(f"{path} is no subspace of {space.name}: {error}") from None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,7 +110,7 @@ def search(
                 "method": name,
                 "hyperparameters": _written(getattr(chosen, "hyperparameters", hyperparameters)),
                 "problem": on,
-                "space": None if on else _space_written(problem.space),
+                "space": _space_written(problem.space),
                 "data": data is not None,
                 "direction": direction,
                 "evaluator": evaluator,
@@ -176,6 +177,11 @@ def resume(
         evaluator=run["evaluator"], reward=run["reward"], report=run["report"],
         seed=run["options"]["seed"], scores_itself=hasattr(chosen, "evaluate"),
     )  # fmt: skip
+    if problem.space.fingerprint != run["space"]["fingerprint"]:
+        raise NasplugError(
+            f"{run_dir} searched another space {run['space']['name']}: the decisions or their "
+            "choices are not those of then"
+        )
     region = load(problem.space, directory.path / "within.npz") if run["within"] else None
     continued = make_search(problem, chosen, name, within=region, plugins=plugins, **run["options"])
     return _run(continued, directory, run["prune"], run["tracking"], progress)
@@ -254,11 +260,14 @@ def status_kept(directory: RunDirectory) -> Iterator[dict[str, Any]]:
     directory.set_status("running")
     try:
         yield end
-    except Exception as error:
-        directory.set_status("failed", f"{type(error).__name__}: {error}")
-        raise
-    except BaseException as error:  # Ctrl-C, SystemExit
-        directory.set_status("killed", type(error).__name__)
+    except BaseException as error:
+        failed = isinstance(error, Exception)  # not Ctrl-C, SystemExit
+        name = type(error).__name__
+        try:
+            directory.set_status(*(("failed", f"{name}: {error}") if failed else ("killed", name)))
+        except NasplugError as unwritten:
+            if failed:
+                raise NasplugError(f"{error}; {unwritten}") from error
         raise
     directory.set_status("finished", **end)
 
@@ -294,13 +303,22 @@ def shrunk(space: Space, run_dir: Path | str) -> Subspace:
 
 
 def _space_written(space: Space) -> dict[str, Any]:
-    """A space for run.json: a plain one by its decisions, others by name and the data whose sizes
-    they have."""
-    plain = type(space) is Space
+    """A space for run.json: by its name, the data whose sizes it has and a fingerprint; a plain
+    one by its decisions as well, if JSON gives them back as they are."""
+    plain = type(space) is Space and all(_same_in_json(list(c)) for c in space.decisions.values())
     return {
-        "name": space.name, "data": getattr(space, "data", ""),
-        "decisions": _written(space.decisions) if plain else None,
+        "name": space.name, "data": getattr(space, "data", ""), "fingerprint": space.fingerprint,
+        "decisions": space.decisions if plain else None,
     }  # fmt: skip
+
+
+def _same_in_json(tree: Any) -> bool:
+    """Whether it comes back equal and of the same type: not a tuple, a class, a numpy number."""
+    if type(tree) is dict:
+        return all(type(key) is str and _same_in_json(value) for key, value in tree.items())
+    if type(tree) is list:
+        return all(map(_same_in_json, tree))
+    return type(tree) in (str, int, bool, type(None)) or (type(tree) is float and isfinite(tree))
 
 
 def _searched(
@@ -308,21 +326,23 @@ def _searched(
 ) -> tuple[str | None, Space | None]:
     """What run.json was on: the name of a problem, or a space, which may be given again.
 
-    Raises NasplugError if the space is of a class that nobody has registered.
+    Raises NasplugError if it has to be, since JSON does not hold it and nobody registered it.
     """
+    written = run["space"]
     if run["problem"]:
         return run["problem"], None
-    written = run["space"]
     if given is not None:
         return None, given
     if written["decisions"]:
         return None, Space(written["decisions"], written["name"])
-    try:
-        return None, named(written["name"]).for_data(written["data"])
-    except NasplugError:
-        raise NasplugError(
-            f"{written['name']} is a space of yours, which has to be given again: space=..."
-        ) from None
+    with suppress(NasplugError):
+        found = named(written["name"]).for_data(written["data"])
+        if found.fingerprint == written["fingerprint"]:
+            return None, found
+    raise NasplugError(
+        f"{written['name']} is a space of yours, which has to be given again, as in "
+        "nasplug.resume(run_dir, space=space)"
+    )
 
 
 def _written(tree: Any) -> Any:

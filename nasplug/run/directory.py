@@ -12,6 +12,10 @@ import re
 import subprocess
 import sys
 import time
+import uuid
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -25,12 +29,47 @@ from filelock import FileLock, Timeout
 from nasplug._version import __version__
 from nasplug.errors import NasplugError
 from nasplug.kernel.registry import registry
-from nasplug.run.journal import Journal
+from nasplug.kernel.tree import jsonable, read_arrays
+from nasplug.run.journal import FILE, Journal
 
-FORMAT = 3  # of the run directory; a directory of another format is refused
+FORMAT = 4  # of the run directory; a directory of another format is refused
 PATIENCE = 1.0  # seconds for which a lock may be held by somebody who only looks at it
 PASSWORD = re.compile(r"(?<=:)//[^/@\s]+@")  # in a URL on the command line
-FIELDS = {"method", "hyperparameters", "problem", "space", "scores", "options", "environment"}
+CHECKPOINTS = ("checkpoint.npz", "checkpoint.old.npz")  # the last two, the newest first
+
+# What a JSON file holds: by name the types of its value, or what a dict or a list of dicts holds.
+Schema = Mapping[str, Any]
+NONE, NUMBER = type(None), (int, float)
+RUN: Schema = {
+    "format": (int,), "nasplug": (str,), "key": (str,),
+    "method": (str,), "hyperparameters": (dict,), "problem": (str, NONE),
+    "space": {"name": (str,), "data": (str,), "fingerprint": (str,), "decisions": (dict, NONE)},
+    "data": (bool,), "direction": (str,),
+    "evaluator": (str, NONE), "reward": (str, NONE), "report": (str, NONE),
+    "scores": {
+        "problem": (str,), "evaluator": (str,), "maximize": (bool,), "reward": (str,),
+        "report": (str,),
+    },
+    "within": (bool,), "prune": (bool,), "tracking": (bool,),
+    "options": {
+        "budget": NUMBER, "seed": (int,), "repeats": (str,), "constraints": (list,),
+        "max_cost": (*NUMBER, NONE), "max_seconds": (*NUMBER, NONE),
+    },
+    "environment": {"time": (str,), "python": (str,), "platform": (str,), "versions": (dict,)},
+    "checksum": (int,),
+}  # fmt: skip
+STATUS: Schema = {"state": (str,), "error": (str,), "time": NUMBER, "pid": (int,), "host": (str,)}
+FINISHED: Schema = {"stopped": (str,), "seconds": NUMBER, "rounds": (int,)}
+CELLS = (
+    "size", "reduction", "queried", "mean", "max", "good", "shrink_index", "edf_area", "ks",
+    "diversity", "coverage",
+)  # fmt: skip
+QUALITY: Schema = {  # space.json
+    "judged_by": (str,), "predictor": (dict, NONE),
+    "spaces": [{
+        "space": (str,), "mean_interval": (list, NONE), **dict.fromkeys(CELLS, (*NUMBER, NONE)),
+    }],
+}  # fmt: skip
 
 
 class RunDirectory:
@@ -39,33 +78,42 @@ class RunDirectory:
     def __init__(self, path: Path, run: dict[str, Any] | None = None) -> None:
         self.path, self.run = path, run or {}
         self._lock = FileLock(path / "lock", timeout=PATIENCE)
+        self._sound = False  # checkpoint.npz is worth keeping as the one before the next
 
     @classmethod
     def create(cls, path: Path, run: dict[str, Any]) -> RunDirectory:
         """A new run directory, locked; refuses one that holds a run already."""
-        directory = cls(path, {"format": FORMAT, "nasplug": __version__, **run})
+        run = {
+            "format": FORMAT, "nasplug": __version__, "key": uuid.uuid4().hex,
+            **jsonable(run, "run.json"),
+        }  # fmt: skip
+        directory = cls(path, {**run, "checksum": _checksum(run)})
+        if name := misfit(directory.run, RUN):
+            raise NasplugError(f"{name} has a value of a type that it does not take")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            directory.lock()
-            if (path / "run.json").exists():
-                directory.close()
-                raise NasplugError(
-                    f"{path} holds a run already: `nasplug resume {path}` continues it, "
-                    "another --out starts a new one"
-                )
-            write_json(path / "run.json", directory.run)
+            _refuse_links(path)
         except OSError as error:
             raise NasplugError(f"cannot write the run directory {path}: {error}") from None
+        directory.lock()
+        if (path / "run.json").exists():
+            directory.close()
+            raise NasplugError(
+                f"{path} holds a run already: `nasplug resume {path}` continues it, "
+                "another --out starts a new one"
+            )
+        write_json(path / "run.json", directory.run)
         return directory
 
     @classmethod
     def open(cls, path: Path | str) -> RunDirectory:
-        """An existing run directory, not locked."""
+        """An existing run directory, not locked; NasplugError if it is damaged."""
         path = Path(path)
         try:
+            _refuse_links(path)
             run = json.loads((path / "run.json").read_text())
             written = run["format"]
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             raise NasplugError(
                 f"{path} is not a run directory: it has no readable run.json"
             ) from None
@@ -74,8 +122,12 @@ class RunDirectory:
                 f"{path} was written in format {written} by nasplug {run.get('nasplug')}; this "
                 f"version reads format {FORMAT}: install that version, or run it anew"
             )
-        if missing := FIELDS - run.keys():
-            raise NasplugError(f"{path} is damaged: its run.json has no {min(missing)}")
+        if name := misfit(run, RUN):
+            raise NasplugError(f"{path} is damaged: its run.json has no {name} that makes sense")
+        if run.pop("checksum") != _checksum(run):
+            raise NasplugError(
+                f"{path} is damaged: its run.json is not as it was written; put a copy of it back"
+            )
         return cls(path, run)
 
     # ---- who works on it
@@ -86,12 +138,14 @@ class RunDirectory:
             return
         try:
             self._lock.acquire()
-        except Timeout:
+        except Timeout:  # which is an OSError, too
             status = self.status()
             raise NasplugError(
                 f"{self.path} is in use: process {status.get('pid', '?')} on "
                 f"{status.get('host', 'this machine')} searches it; wait for it, or end it"
             ) from None
+        except OSError as error:
+            raise NasplugError(f"cannot write the run directory {self.path}: {error}") from None
 
     def in_use(self) -> bool:
         """Whether some process holds it: a search without an end that nobody holds has died."""
@@ -115,7 +169,8 @@ class RunDirectory:
 
     def status(self) -> dict[str, Any]:
         """status.json; {} if it is not there or not whole."""
-        return read_json(self.path / "status.json")
+        status = read_json(self.path / "status.json")
+        return {} if misfit(status, STATUS) else status
 
     def close(self) -> None:
         if "journal" in self.__dict__:
@@ -130,45 +185,115 @@ class RunDirectory:
         return Journal(self.path)
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Nested dicts and lists of arrays and JSON values -> checkpoint.npz, replaced atomically.
+        """Nested dicts and lists of arrays and JSON values -> checkpoint.npz, replaced atomically;
+        the one before is kept.
 
         Keys may be numbers, too; tuples come back as lists.
         """
         arrays: dict[str, npt.NDArray[Any]] = {}
         tree = json.dumps(_detach(state, arrays))
-        partial = self.path / "checkpoint.part.npz"
-        np.savez(partial, tree=np.array(tree), **arrays)  # type: ignore[arg-type]
-        os.replace(partial, self.path / "checkpoint.npz")
+        newest, older = (self.path / name for name in CHECKPOINTS)
+        with replacing(newest) as partial:
+            np.savez(partial, tree=np.array(tree), **arrays)  # type: ignore[arg-type]
+            if self._sound:
+                os.replace(newest, older)
+        self._sound = True
 
-    def load_checkpoint(self) -> dict[str, Any] | None:
-        """What `save_checkpoint` wrote last, or None."""
-        file = self.path / "checkpoint.npz"
-        if not file.exists():
-            return None
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
+    def load_checkpoint(self, fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+        """The newest checkpoint that is whole and fits; None if there is no checkpoint at all.
+
+        NasplugError if there are some, but none will do.
+        """
+        reasons = {}
+        for file in (self.path / name for name in CHECKPOINTS):
+            if not file.exists():
+                continue
+            try:
+                arrays = read_arrays(file)
                 state: dict[str, Any] = _attach(json.loads(str(arrays["tree"])), arrays)
-                return state
-        except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds on damaged files
-            raise NasplugError(
-                f"{file} cannot be read ({error}); delete it to replay the run from its journal"
-            ) from None
+                if fits(state):
+                    self._sound = file.name == CHECKPOINTS[0]
+                    return state
+                reasons[file.name] = f"does not fit the trials in {FILE}"
+            except Exception as error:  # a damaged file: see `read_arrays`
+                reasons[file.name] = f"cannot be read ({error})"
+        if not reasons:
+            return None
+        found = ", ".join(f"{name} {reason}" for name, reason in reasons.items())
+        raise NasplugError(
+            f"{self.path} is damaged: its {found}. Put a copy back, or delete "
+            f"{' and '.join(reasons)} to replay the run from its journal"
+        )
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new file, for the user alone, that takes the place of `path` once it is whole; a link
+    there is replaced, not followed. NasplugError if it cannot be written."""
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        try:
+            partial.unlink(missing_ok=True)
+            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            yield partial
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise NasplugError(f"{path} cannot be written: {error}") from None
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Written whole or not at all."""
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, path)
+    """Written whole or not at all; numbers that are not finite as null."""
+    text = json.dumps(jsonable(content, path.name), indent=2, allow_nan=False)
+    with replacing(path) as partial:
+        partial.write_text(text + "\n")
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """{} if it is not there or not whole."""
+def read_json(file: Path, schema: Schema | None = None) -> dict[str, Any]:
+    """{} if it is not there or not whole; with a schema, damage is a NasplugError."""
     try:
         content = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if schema is not None and file.exists() and (name := misfit(content, schema)):
+        raise NasplugError(f"{file} is damaged: it has no {name} that makes sense; delete it")
     return content if isinstance(content, dict) else {}
+
+
+def misfit(content: Any, schema: Schema, at: str = "") -> str:
+    """The name of the first value in a JSON file that is missing or of a wrong type, or ""."""
+    if type(content) is not dict:
+        return at or "content"
+    for name, kinds in schema.items():
+        inner = f"{at}.{name}".lstrip(".")
+        if isinstance(kinds, list):  # of things that are alike
+            things = content.get(name)
+            if type(things) is not list:
+                return inner
+            if found := next(filter(None, (misfit(x, kinds[0], inner) for x in things)), ""):
+                return found
+        elif isinstance(kinds, Mapping):
+            if found := misfit(content.get(name), kinds, inner):
+                return found
+        elif name not in content or type(content[name]) not in kinds:
+            return inner
+    return ""
+
+
+def _checksum(run: Mapping[str, Any]) -> int:
+    """Of what run.json holds."""
+    return zlib.crc32(json.dumps(run, sort_keys=True).encode())
+
+
+def _refuse_links(path: Path) -> None:
+    """What nasplug writes are plain files: others would have it read or write elsewhere."""
+    for entry in os.scandir(path):
+        if not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
+            raise NasplugError(
+                f"{path} holds {entry.name}, which is a link or no plain file: nasplug writes "
+                "and follows none; delete it"
+            )
 
 
 def _detach(node: Any, arrays: dict[str, npt.NDArray[Any]]) -> Any:

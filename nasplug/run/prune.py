@@ -19,7 +19,7 @@ def median_pruner(trials: Trials, warmup: int = 5) -> Callable[[Trial], bool]:
         others = [
             float(note["intermediate"][str(step)])
             for note in trials.notes.values()
-            if str(step) in note.get("intermediate", {})
+            if note.get("intermediate", {}).get(str(step)) is not None
         ]
         if len(others) < warmup:
             return False

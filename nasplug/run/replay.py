@@ -6,7 +6,8 @@ the journal answers what it proposes; one that keeps a state goes on from its la
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,7 @@ from nasplug.kernel.search import Search
 from nasplug.kernel.space import Archs
 from nasplug.kernel.subspace import Region
 from nasplug.kernel.trial import Trials
-from nasplug.run.directory import RunDirectory
-from nasplug.run.journal import Row
+from nasplug.run.directory import FINISHED, RunDirectory, misfit
 
 Rows = npt.NDArray[np.intp]
 
@@ -29,21 +29,18 @@ class Replay:
     def __init__(self, search: Search, directory: RunDirectory) -> None:
         self.search, self.directory = search, directory
         self._answering = False
-        past = directory.journal.read()
-        state = directory.load_checkpoint() if past else None
-        done = int(state["trials"]) if state else 0
-        if done > len(past):
-            raise NasplugError(
-                f"{directory.path} is damaged: its checkpoint is of {done} trials, its journal has "
-                f"{len(past)}; delete checkpoint.npz to replay the journal"
-            )
-        if done:
-            self._restore(past[:done])
+        self._past = directory.journal.past(search.space, search.budget)
+        self._open = self._past.trials.states > 0  # (n,) what is not replayed yet
+        self._left = int(self._open.sum())
+        self._sum = 0  # of the checksums of all trials of this search
+        state = directory.load_checkpoint(self._fits)
+        if state and state["trials"]:
+            self._restore(state["trials"])
         if state:
             search.load_state(state)
-        self._past = {row.number: row for row in past[done:]}  # those that are not replayed yet
         status = directory.status()
-        self._end = status if status.get("state") == "finished" else None
+        finished = status.get("state") == "finished" and not misfit(status, FINISHED)
+        self._end = status if finished else None
         # Until then no clock: what was scored is kept, however long it takes to replay.
         self._max_seconds, search.max_seconds = search.max_seconds, None
         self._go_on()
@@ -53,13 +50,14 @@ class Replay:
 
     @hookimpl(wrapper=True)
     def evaluate(self, candidates: Trials | Region) -> Generator[None, Trials, Trials]:
-        if self._past and isinstance(candidates, Trials):
-            rows = [r for r in candidates.waiting if int(candidates.numbers[r]) in self._past]
-            past = [self._past.pop(int(candidates.numbers[row])) for row in rows]
-            if past:
-                self._check(candidates.archs[rows], past)
+        if self._left and isinstance(candidates, Trials):
+            rows = candidates.waiting
+            rows = rows[self._known(candidates.numbers[rows])]
+            if len(rows):
+                numbers = candidates.numbers[rows]
+                self._check(candidates.archs[rows], numbers)
                 self._answering = True
-                self._tell(candidates, np.array(rows), past)
+                self._tell(candidates, rows, numbers)
                 self._answering = False
         return (yield)
 
@@ -68,11 +66,28 @@ class Replay:
         """A checkpoint after each round of a method that keeps a state."""
         self._go_on()
         if (state := self.search.state()) is not None:
-            self.directory.save_checkpoint({"trials": len(self.search.trials), **state})
+            self.directory.journal.sync()  # a checkpoint must not outlive the trials it is after
+            trials = len(self.search.trials)
+            self.directory.save_checkpoint(self._about(trials, self._sum) | state)
+
+    def _about(self, trials: int, checksums: int) -> dict[str, Any]:
+        """Which run a checkpoint is of, and after which trials."""
+        return {
+            "run": self.directory.run["key"], "seed": self.search.seed,
+            "trials": trials, "checksums": checksums,
+        }  # fmt: skip
+
+    def _fits(self, state: dict[str, Any]) -> bool:
+        """Whether a checkpoint is of this run, and all trials until then are in the journal."""
+        n = int(state["trials"])
+        about = self._about(n, int(self._past.checksums[:n].sum()))
+        return about == {name: state[name] for name in about} and bool(
+            n <= len(self._open) and self._open[:n].all()
+        )
 
     def _go_on(self) -> None:
         """Once all is replayed: a search that had finished ends in the round in which it did."""
-        if self._past:
+        if self._left:
             return
         if self._end is None:
             self.search.max_seconds = self._max_seconds
@@ -80,46 +95,55 @@ class Replay:
             self.search.ended = self._end["seconds"]
             self.search.stop(self._end["stopped"])
 
-    def _restore(self, past: Sequence[Row]) -> None:
-        """Take over the trials until the checkpoint."""
-        search = self.search
-        archs = np.array([self._arch(row) for row in past])
-        trials = search.candidates(archs)
-        trials.rounds = np.array([row.round for row in past])
-        for number, key in enumerate(search.keys(archs)):
+    def _restore(self, n: int) -> None:
+        """Take over the first n trials."""
+        search, past = self.search, self._past.trials
+        trials = search.candidates(past.archs[:n])
+        trials.rounds = past.rounds[:n].copy()
+        for number, key in enumerate(search.keys(trials.archs)):
             search.cache.numbers.setdefault(key, number)
-        self._tell(trials, np.arange(len(past)), past)
+        self._tell(trials, np.arange(n), np.arange(n))
 
-    def _arch(self, row: Row) -> Archs:
-        return np.frombuffer(row.arch, dtype=self.search.space.dtype)
+    def _known(self, numbers: Rows) -> npt.NDArray[np.bool_]:
+        """Which trials are in the journal and not replayed yet."""
+        known = (numbers >= 0) & (numbers < len(self._open))
+        known[known] = self._open[numbers[known]]
+        return known
 
-    def _check(self, archs: Archs, past: Sequence[Row]) -> None:
-        for arch, row in zip(archs, past, strict=True):
-            if not np.array_equal(self._arch(row), arch):
-                raise NasplugError(
-                    f"{self.directory.path} does not replay: trial {row.number} was another arch. "
-                    "The method, its version or its inputs have changed"
-                )
+    def _check(self, archs: Archs, numbers: Rows) -> None:
+        same = (archs == self._past.trials.archs[numbers]).all(axis=1)
+        if not same.all():
+            raise NasplugError(
+                f"{self.directory.path} does not replay: trial {numbers[np.argmin(same)]} was "
+                "another arch. The method, its version or its inputs have changed"
+            )
 
-    def _tell(self, trials: Trials, rows: Rows, past: Sequence[Row]) -> None:
-        nan = float("nan")
-        trials.repeats[rows] = [row.repeat for row in past]
-        trials.notes |= {int(r): row.notes for r, row in zip(rows, past, strict=True) if row.notes}
-        values, reports, costs = (
-            [nan if x is None else x for x in column]
-            for column in zip(*((r.value, r.report, r.cost) for r in past), strict=True)
-        )
-        names = dict.fromkeys(name for row in past for name in row.metrics)
+    def _tell(self, trials: Trials, rows: Rows, numbers: Rows) -> None:
+        past = self._past.trials
+        trials.repeats[rows] = past.repeats[numbers]
+        for row, number in zip(rows.tolist(), numbers.tolist(), strict=True) if past.notes else ():
+            if number in past.notes:
+                trials.notes[row] = past.notes[number]
+        columns = {name: column[numbers] for name, column in past.metrics.items()}
         trials.tell(
-            rows, values=values, reports=reports, costs=costs,
-            metrics={name: [row.metrics.get(name, nan) for row in past] for name in names},
-            state=np.array([row.state for row in past]),
+            rows, values=past.values[numbers], reports=past.reports[numbers],
+            costs=past.costs[numbers], state=past.states[numbers],
+            metrics={name: x for name, x in columns.items() if not np.isnan(x).all()},
         )  # fmt: skip
-        self.search.elapsed = max(row.elapsed for row in past)
+        self.search.elapsed = float(self._past.elapsed[numbers].max())
+        self._sum += int(self._past.checksums[numbers].sum())
+        self._close(numbers)
+
+    def _close(self, numbers: Rows) -> None:
+        self._open[numbers] = False
+        self._left -= len(numbers)
 
     def _write(self, trials: Trials, rows: Rows) -> None:
         if self._answering:
             return
-        for number in trials.numbers[rows].tolist() if self._past else ():
-            self._past.pop(number, None)  # scored again, by a method that trains what it scores
-        self.directory.journal.append(trials, rows, self.search.elapsed)
+        again = trials.numbers[rows]
+        again = again[self._known(again)] if self._left else again[:0]
+        self._close(again)  # scored again, by a method that trains what it scores
+        self._sum += self.directory.journal.append(
+            trials, rows, self.search.elapsed, again=len(again) > 0
+        )

@@ -14,14 +14,15 @@ import numpy.typing as npt
 from nasplug.analysis.pictures import draw_picture
 from nasplug.errors import NasplugError
 from nasplug.kernel.selection import Selection
-from nasplug.kernel.trial import State, Trial
-from nasplug.run.directory import write_json
+from nasplug.kernel.trial import State, Trial, Trials
+from nasplug.run.directory import replacing, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RANKED = 100  # archs of a selection that selection.json spells out
 DOTS = 5_000  # trials that the curve draws one by one; of more, a random sample, on a log scale
+BLOCK = 10_000  # trials that are turned into text at a time
 BLUE, ORANGE, GRAY, RED = "#2f6db5", "#d9822b", "#9aa3ad", "#c0392b"
 
 
@@ -30,7 +31,8 @@ def write(selection: Selection, path: Path) -> None:
     write_json(path / "selection.json", summary(selection))
     _write_trials(selection, path / "trials.csv")
     if selection.subspace is not None:
-        selection.subspace.save(path / "subspace.npz")
+        with replacing(path / "subspace.npz") as file:
+            selection.subspace.save(file)
     for name, write_file in selection.files.items():
         write_file(path / name)
     draw_picture(path / "curve.png", lambda figure: draw_curve(selection, figure))
@@ -177,18 +179,28 @@ def _limits(
     return float(low), float(high)
 
 
-def _write_trials(selection: Selection, file: Path) -> None:
+def _write_trials(selection: Selection, path: Path) -> None:
     """All trials, a row each; unknown numbers are empty cells."""
     trials = selection.search.trials
-    columns = trials.to_dict()
-    columns["repeat"] = trials.repeats.tolist()
-    columns["feasible"] = trials.feasible.tolist()
-    columns["error"] = [trials.notes.get(i, {}).get("error", "") for i in range(len(trials))]
-    with file.open("w", newline="", encoding="utf-8") as handle:
+    with (
+        replacing(path) as file,
+        file.open("w", newline="", encoding="utf-8", errors="backslashreplace") as handle,
+    ):
         writer = csv.writer(handle)
-        writer.writerow(columns)
-        for row in zip(*columns.values(), strict=True):
-            writer.writerow(["" if cell != cell else cell for cell in row])
+        for first in range(0, len(trials), BLOCK):
+            rows = range(first, min(first + BLOCK, len(trials)))
+            part = Trials(trials.space, trials.archs[rows])
+            for name in Trials.columns:
+                setattr(part, name, getattr(trials, name)[rows])
+            part.metrics = {name: column[rows] for name, column in trials.metrics.items()}
+            columns = part.to_dict()
+            columns["repeat"] = part.repeats.tolist()
+            columns["feasible"] = part.feasible.tolist()
+            columns["error"] = [trials.notes.get(i, {}).get("error", "") for i in rows]
+            if first == 0:
+                writer.writerow(columns)
+            for row in zip(*columns.values(), strict=True):
+                writer.writerow(["" if cell != cell else cell for cell in row])
 
 
 def _described(trial: Trial) -> dict[str, Any]:

@@ -47,6 +47,10 @@ class Learned(SkeletonSpace):
             content = json.loads(Path(path).read_text())
             if content["format"] != FORMAT:
                 raise NasplugError(f"{path} has format {content['format']}, not {FORMAT}")
+            if ".json" in content["space"]:
+                raise NasplugError(
+                    f"{path} is of {content['space']}: a learned space is of no other"
+                )
             outer = space(content["space"]).for_data(content["data"])
             if not isinstance(outer, SkeletonSpace):
                 raise NasplugError(f"{path} is of {outer.name}, which is not made of layers")

@@ -250,12 +250,15 @@ def read_init(source: Any, space: Space) -> Archs:
     """Archs from an array, a list of strings, a file of them or a finished run; best first."""
     if source is None:
         return np.empty((0, space.d), space.dtype)
-    if isinstance(source, str | Path):
-        source = read_file(Path(source))
+    path = source if isinstance(source, str | Path) else None
+    if path is not None:
+        source = read_file(Path(path))
     try:
         archs = [space.arch(arch) for arch in source]
     except (NasplugError, TypeError) as error:
-        raise NasplugError(f"init: {error}") from None
+        # Of a file nothing is shown: another's run.json may name any file of the user's.
+        reason = f"{path} holds something that is no arch of {space.name}" if path else error
+        raise NasplugError(f"init: {reason}") from None
     if not archs:
         raise NasplugError("init: there are no archs in it")
     return space.unique(np.array(archs))
