@@ -299,7 +299,7 @@ def test_a_row_that_was_changed_is_named(run, column):
 @pytest.mark.parametrize(
     "change",
     [{"notes": "[]"}, {"metrics": "3"}, {"metrics": '{"latency": [1]}'}, {"arch": b"abc"},
-     {"arch": b"\x09" * 6}, {"state": 9}, {"round": None}, {"number": 2**40}],
+     {"arch": b"\x09" * 6}, {"state": 9}, {"number": 2**40}],
     ids=str,
 )  # fmt: skip
 def test_rows_of_a_strangers_making_are_refused_in_words(run, change):

@@ -7,7 +7,9 @@ scored. Every row carries a checksum, so that what a disk has changed is not tak
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,6 +32,8 @@ INSERT = "INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 REPLACE = INSERT.replace("INSERT", "INSERT OR REPLACE")
 SELECT = "SELECT * FROM trials WHERE number > ? ORDER BY number LIMIT ?"
 LAST = "SELECT * FROM trials ORDER BY number DESC LIMIT 1"
+PLAIN = struct.Struct("<5q4d")  # what is no blob and no text in a row
+NAN = math.nan
 BLOCK = 10_000  # rows that are read at a time
 
 
@@ -89,14 +93,16 @@ class Journal:
 
         again: some of them are in it, and are replaced.
         """
+        # Of one row, which is what most searches tell at a time, a slice is read twice as fast.
+        at = slice(rows[0], rows[0] + 1) if len(rows) == 1 else rows
         columns = (
-            trials.numbers[rows].tolist(),
-            trials.rounds[rows].tolist(),
-            [arch.tobytes() for arch in trials.archs[rows]],
-            *(_nullable(c[rows]) for c in (trials.values, trials.reports, trials.costs)),
-            trials.states[rows].tolist(),
-            trials.repeats[rows].view(np.int8).tolist(),
-            trials.feasible[rows].view(np.int8).tolist(),
+            trials.numbers[at].tolist(),
+            trials.rounds[at].tolist(),
+            [arch.tobytes() for arch in trials.archs[at]],
+            *(_nullable(c[at]) for c in (trials.values, trials.reports, trials.costs)),
+            trials.states[at].tolist(),
+            trials.repeats[at].tolist(),
+            trials.feasible[at].tolist(),
             [elapsed] * len(rows),
             _metrics(trials, rows),
             [json.dumps(trials.notes[r]) if r in trials.notes else None for r in rows.tolist()],
@@ -107,9 +113,9 @@ class Journal:
             if len(checked) == 1:
                 self._connection.execute(statement, checked[0])
             else:
-                self._connection.execute("BEGIN")
-                self._connection.executemany(statement, checked)
-                self._connection.execute("COMMIT")
+                with self._connection:
+                    self._connection.execute("BEGIN")
+                    self._connection.executemany(statement, checked)
         except sqlite3.IntegrityError:
             raise NasplugError(
                 f"{self.file} has a trial {checked[0][0]} already: another process has written it"
@@ -169,13 +175,18 @@ class Journal:
                     number = row[0]
                     rows.append(Row._make((*row[:10], *map(_mapping, row[10:12]), row[12])))
                 yield rows
-        except (sqlite3.Error, ValueError, RecursionError) as error:
+        except (sqlite3.Error, struct.error, TypeError, ValueError, RecursionError) as error:
             raise NasplugError(f"the journal {self.file} cannot be read: {error}") from None
 
 
 def checksum(row: Sequence[Any]) -> int:
-    """Of a row as SQLite takes and gives it."""
-    return zlib.crc32(ascii(row).encode())
+    """Of the columns of a row before this one."""
+    number, round, arch, value, report, cost, state, repeat, feasible, elapsed, metrics, notes = row
+    numbers = PLAIN.pack(
+        number, round, state, repeat, feasible, NAN if value is None else value,
+        NAN if report is None else report, NAN if cost is None else cost, elapsed,
+    )  # fmt: skip
+    return zlib.crc32(numbers + arch + f"{metrics} {notes}".encode())
 
 
 def _mapping(text: str | None) -> dict[str, Any]:

@@ -89,6 +89,7 @@ class Replay:
         """Once all is replayed: a search that had finished ends in the round in which it did."""
         if self._left:
             return
+        self.__dict__.pop("_past", None)  # it may be large
         if self._end is None:
             self.search.max_seconds = self._max_seconds
         elif self.search.round >= self._end["rounds"]:
