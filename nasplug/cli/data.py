@@ -24,7 +24,7 @@ IMAGES = {  # of `nasplug.nn.load`: what it reads under NASPLUG_DATA, the first 
 @click.command()
 @as_json
 def data(as_json: bool) -> None:
-    """Tables and images: from where they are, or how to get them."""
+    """Tables and images that are here, from where, and how to get the others."""
     rows = [
         {"data": name, "kind": kind, "from": origin, "fix": fix}
         for kind, found in (("table", _tables()), ("images", _images()))
@@ -64,6 +64,10 @@ def _images() -> Iterator[tuple[str, str, str]]:
     folder = Path(os.environ.get("NASPLUG_DATA") or "/nowhere")
     for name, files in IMAGES.items():
         origin = next((str(folder / file) for file in files if (folder / file).exists()), "")
-        yield name, origin, "" if origin else f"set NASPLUG_DATA to a folder with {' or '.join(files)}"
+        yield (
+            name,
+            origin,
+            "" if origin else f"set NASPLUG_DATA to a folder with {' or '.join(files)}",
+        )
     for train in sorted(folder.glob("*/train")):
         yield train.parent.name, str(train.parent), ""

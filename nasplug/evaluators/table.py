@@ -161,16 +161,14 @@ class TableEvaluator:
     @classmethod
     def _tabulated(cls, space: Space, data: str) -> bool:
         """Whether NASPLUG_DATA has this data set; NasplugError if its file is damaged."""
-        layout, path = cls.layouts[space.name], cls.path(space, data)
+        if data in cls._in_folder(space):
+            return True
+        path, reward = cls.path(space, data), cls.layouts[space.name].reward
         if not os.environ.get("NASPLUG_DATA") or not path.exists():
             return False
-        columns = _columns(path)
-        if all(column.rpartition("/")[2] != layout.reward for column in columns):
-            raise NasplugError(
-                f"{path} is not a table of {space.name}: it has no column {layout.reward}"
-            )
-        prefix = "" if prefix_free(layout, data) else f"{data}/"
-        return prefix + layout.reward in columns
+        if all(column.rpartition("/")[2] != reward for column in _columns(path)):
+            raise NasplugError(f"{path} is not a table of {space.name}: it has no column {reward}")
+        return False
 
     @classmethod
     def missing(cls, space: Space, data: str) -> str:
