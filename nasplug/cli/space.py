@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from nasplug.analysis.pictures import draw_picture
-from nasplug.cli.options import as_json
+from nasplug.cli.options import as_json, seed
 from nasplug.cli.output import show_json, show_rows
 from nasplug.errors import NasplugError, lacking
 from nasplug.kernel.problem import Problem, problem
@@ -22,10 +22,9 @@ from nasplug.run.directory import RunDirectory, read_json, runs_folder
 PICTURES = ("edf.png", "diversity.png", "coverage.png")
 
 queries = click.option(
-    "--queries", type=click.IntRange(min=2), metavar="N",
+    "--queries", type=click.IntRange(2, 10**7), metavar="N",
     help="Archs to score; by default thousands where a table scores them, else it must be said.",
 )  # fmt: skip
-seed = click.option("--seed", type=int, default=0, show_default=True)
 folder = click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the pictures go."
 )
