@@ -252,6 +252,21 @@ def test_a_notebook_has_a_bar(monkeypatch):
     assert "\x1b[1A" not in shown, "one line: notebooks know no way up"
 
 
+def test_training_says_what_it_is_doing(monkeypatch):
+    """The bar stayed at 0 without a word until the first network was trained."""
+    pytest.importorskip("sklearn")
+    train = pytest.importorskip("nasplug.evaluators.train")
+    said = []
+    watched = property(lambda _: said[-1], lambda _, text: said.append(text))
+    monkeypatch.setattr(nasplug.Search, "activity", watched, raising=False)
+    monkeypatch.setitem(train.TrainEvaluator.epochs, "digits", 2)
+    nasplug.search(Sampler(), on="nb201:C=2,N=1/digits", budget=2, tracking=False)
+    assert said == [
+        "", "reading digits", "trial 0: epoch 1/2", "trial 0: epoch 2/2", "trial 1: epoch 1/2",
+        "trial 1: epoch 2/2", "",
+    ]  # fmt: skip
+
+
 def test_limits_show_the_climb():
     values = np.concatenate([[10.0], np.linspace(60, 90, 100), [np.nan]])
     low, high = _limits(values, np.array([10.0, 60.0, 90.0]), maximize=True)
