@@ -223,6 +223,20 @@ def test_archs_are_broken_at_separators_in_a_narrow_terminal(
     assert set(names) <= {"none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"}
 
 
+def test_the_quality_of_spaces_fits_a_narrow_terminal(
+    nasplug: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve columns were broken in mid-number: ``15,62 / 5``."""
+    pytest.importorskip("xgboost")
+    terminal = Terminal()
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with pytest.raises(SystemExit):
+        main(("run", "shrink-random", "--on", TOY, "--budget", "60", "--no-track", "--out", "d"))
+    assert re.search(r"size +15,625 +\d+\n", terminal.getvalue())
+    assert re.search(r"shrink_index +0 +\S+\n", terminal.getvalue())
+
+
 def test_fold() -> None:
     assert fold("", 5) == [""]
     assert fold("short", 2) == ["short"], "a name without separators is not broken"

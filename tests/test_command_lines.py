@@ -20,70 +20,71 @@ SEED = 0
 PATIENCE = 20  # seconds for one of them
 
 HUGE = str(10**20)
-ODD = (
-    "", " ", "\t", "-", "--", "-1", "0", "1.5", "nan", "inf", "-inf", "1e9", "1e999", HUGE, f"-{HUGE}",
-    "true", "None", "[/foo]", "[bold]", "{}", "%s", "*", "~", "\N{GREEK SMALL LETTER ALPHA}",
-    "\N{ARABIC-INDIC DIGIT ONE}", "\udcff", "\U0001f600", "a b", "a\nb", "x" * 300, ".",
-    "/dev/null", "/proc/nowhere", "file", "folder", "loop", "dangling", "closed", "finished", "=", "=1",
-    "a=b=c", ",", "K,,M", "nb201/toy", "random", "random()", "tpe(", "sqlite://", "sqlite:///folder",
-    "journal:///proc/x", "http://[::1", "flops<=", "flops<=1e-9", "<=", "params<=-1", "no<=1",
-    "nb201:C=0/toy", "nb201:C=-1/toy", f"nb201:C={HUGE}/toy", "nb201:[/foo]=1/toy", "nb201:C=8,C=9/toy",
-    "open-cells:layers=1000000000/digits", "file.json/toy", "file.json", "folder.json/toy",
-    "shrunk",
+BLANK = ("", " ", "\t")
+NUMBERS = (
+    "-1", "0", "1.5", "nan", "inf", "-inf", "1e9", "1e999", HUGE, f"-{HUGE}",
+    "\N{ARABIC-INDIC DIGIT ONE}",
+)  # fmt: skip
+NAMES = (
+    "-", "--", "true", "None", "[/foo]", "[bold]", "{}", "%s", "*", "~", "\N{PILCROW SIGN}",
+    "\udcff", "\U0001f600", "a b", "a\nb", "x" * 300, "/dev/null", "/proc/nowhere", "file", "loop",
+    "folder", "dangling", "closed", "finished", "shrunk", "file.json", "=", "=1", "a=b=c", ",",
+    "nb201/toy", "random", "random()", "tpe(", "sqlite://", "sqlite:///folder", "journal:///proc/x",
+    "http://[::1", "flops<=", "flops<=1e-9", "<=", "no<=1", "nb201:C=0/toy", "nb201:C=-1/toy",
+    f"nb201:C={HUGE}/toy", "nb201:[/foo]=1/toy", "nb201:C=8,C=9/toy", "file.json/toy", "K,,M",
+    "open-cells:layers=1000000000/digits", "folder.json/toy",
 )  # fmt: skip
 
 # Commands: what stands first, so that nothing lasts; what makes it work; which options it has.
 # Searches are not tracked and end soon; a study has no trials, which is refused last.
-SEARCH = ("--on", "--within", "--evaluator", "--reward", "--report", "--constraint", "--set", "--seed",
-          "--budget", "--out")  # fmt: skip
 QUICK = ("random", "--on", "nb201/toy", "--budget", "2")
 BRIEF = ("run", "--no-track", "--max-seconds", "0.2")
-COMMANDS = (
-    (BRIEF, QUICK, (*SEARCH, "--config", "--repeats", "--max-cost", "--max-seconds")),
-    (BRIEF, QUICK, SEARCH),
-    (("tune", "--no-track"), (*QUICK, "--trials", "0"), (
-        *SEARCH, "--seeds", "--params", "--objectives", "--sampler", "--pruner", "--storage", "--workers",
-    )),
-    (("locality",), ("--on", "nb201/toy", "--queries", "100"), ("--on", "--queries", "--seed", "--out")),
-    (("space",), ("shrunk",), ("--vs", "--queries", "--supernet", "--seed", "--out")),
-    (("resume",), ("finished",), ("--json",)),
-    (("show",), ("random",), ("--json",)),
-    (("doctor",), ("nb201/toy",), ("--json",)),
-    (("list",), ("spaces",), ("--json",)),
-    (("ui",), ("--port", "0"), ("--port",)),
+SEARCH = (
+    "--on", "--within", "--evaluator", "--reward", "--report", "--constraint", "--set", "--seed",
+    "--budget", "--out",
 )  # fmt: skip
-FLAGS = (
-    "--json",
-    "--track=no",
-    "--prune",
-    "--help",
-    "--no-such-option",
-    "surplus",
-    "--budget",
-    "-",
-)
+RUN = (*SEARCH, "--config", "--repeats", "--max-cost", "--max-seconds")
+TUNE = (
+    *SEARCH, "--seeds", "--params", "--objectives", "--sampler", "--pruner", "--storage",
+    "--workers",
+)  # fmt: skip
+LOCALITY = ("--on", "--queries", "--seed", "--out")
+SPACE = ("--vs", "--queries", "--supernet", "--seed", "--out")
+COMMANDS = {  # and how often each is tried
+    (BRIEF, QUICK, RUN): 6,
+    (("tune", "--no-track"), (*QUICK, "--trials", "0"), TUNE): 3,
+    (("locality",), ("--on", "nb201/toy", "--queries", "100"), LOCALITY): 2,
+    (("space",), ("shrunk",), SPACE): 2,
+    (("resume",), ("finished",), ("--json",)): 1,
+    (("show",), ("random",), ("--json",)): 1,
+    (("doctor",), ("nb201/toy",), ("--json",)): 1,
+    (("list",), ("spaces",), ("--json",)): 1,
+    (("ui",), ("--port", "0"), ("--port",)): 1,
+}
+FAULTS = {"option": 8, "joined": 3, "replaced": 3, "left out": 1, "flag": 1}
+FLAGS = ("--json", "--track=no", "--prune", "--help", "--no-such-option", "surplus", "--budget")
 
 
 def lines(seed: int) -> Iterator[tuple[str, ...]]:
     """Command lines that would work, but for one to three faults each."""
     dice = random.Random(seed)
+
+    def odd() -> str:
+        return dice.choice(dice.choices((BLANK, NUMBERS, NAMES), (1, 2, 4))[0])
+
     while True:
-        first, rest, options = dice.choices(COMMANDS, (3, 3, 3, 2, 2, 1, 1, 1, 1, 1))[0]
+        first, rest, options = dice.choices([*COMMANDS], [*COMMANDS.values()])[0]
         words = list(rest)
         for _ in range(dice.choice((1, 1, 1, 2, 3))):
-            fault = dice.choices(
-                ("option", "joined", "replaced", "left out", "flag"), (6, 2, 3, 1, 1)
-            )[0]
-            if fault == "option":  # perhaps for the second time
-                words = [dice.choice(options), dice.choice(ODD), *words]
-                if dice.random() < 0.5:
-                    words = [*words[2:], *words[:2]]
+            fault = dice.choices([*FAULTS], [*FAULTS.values()])[0]
+            if fault == "option":  # the last one counts
+                words += [dice.choice(options), odd()]
             elif fault == "joined":
-                words.append(f"{dice.choice(options)}={dice.choice(ODD)}")
+                words.append(f"{dice.choice(options)}={odd()}")
             elif fault == "flag" or not words:
                 words.insert(dice.randint(0, len(words)), dice.choice(FLAGS))
             elif fault == "replaced":
-                words[dice.randrange(len(words))] = dice.choice(ODD)
+                words[dice.randrange(len(words))] = odd()
             else:
                 del words[dice.randrange(len(words))]
         end = ("--trials", "0") if first[0] == "tune" else ()

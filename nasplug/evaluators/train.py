@@ -75,7 +75,9 @@ class TrainEvaluator(FunctionEvaluator):
         return "to train on it, set NASPLUG_DATA to the folder that holds cifar10/train.parquet"
 
     @hookimpl
-    def evaluate(self, search: Search | None, candidates: Trials) -> Trials:
+    def evaluate(  # type: ignore[override]  # a hook takes what it names
+        self, search: Search | None, candidates: Trials
+    ) -> Trials:
         self.search = search
         if "images" not in vars(self):
             self._say(f"reading {self.name}")
