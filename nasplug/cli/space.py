@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from nasplug.analysis.pictures import draw_picture
-from nasplug.cli.options import as_json
+from nasplug.cli.options import as_json, seed
 from nasplug.cli.output import show_json, show_rows
 from nasplug.errors import NasplugError, lacking
 from nasplug.kernel.problem import Problem, problem
@@ -22,10 +22,9 @@ from nasplug.run.directory import QUALITY, RunDirectory, read_json, runs_folder
 PICTURES = ("edf.png", "diversity.png", "coverage.png")
 
 queries = click.option(
-    "--queries", type=click.IntRange(min=2), metavar="N",
+    "--queries", type=click.IntRange(2, 10**7), metavar="N",
     help="Archs to score; by default thousands where a table scores them, else it must be said.",
 )  # fmt: skip
-seed = click.option("--seed", type=int, default=0, show_default=True)
 folder = click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the pictures go."
 )
@@ -125,7 +124,7 @@ def space(
     if as_json:
         show_json({"problem": target.name, "spaces": rows, **more})
         return
-    show_rows([_for_people(row) for row in rows])
+    _show_spaces(rows)
     if supernet:
         click.echo(f"a supernet trained on each for {supernet} epochs, and archs ranked by it:")
         show_rows(more["one_shot"])
@@ -166,7 +165,7 @@ def show_quality(run_dir: Path, stderr: bool) -> None:
             f"the predictor, on scored archs that it had not learned from: {words}", err=stderr
         )
     click.echo(f"the space, judged by {found['judged_by']}:", err=stderr)
-    show_rows([_for_people(row) for row in found["spaces"]], stderr=stderr)
+    _show_spaces(found["spaces"], stderr)
 
 
 def _left(run_dir: Path) -> dict[str, Any]:
@@ -174,8 +173,18 @@ def _left(run_dir: Path) -> dict[str, Any]:
     return read_json(run_dir / "space.json", QUALITY)
 
 
+def _show_spaces(rows: Sequence[Mapping[str, Any]], stderr: bool = False) -> None:
+    """What was measured, a line each, and a column per space: side by side on any terminal."""
+    spaces = [_for_people(row) for row in rows]
+    measured = dict.fromkeys(name for one in spaces for name in one if name != "space")
+    show_rows(
+        [{"": name, **{one["space"]: one[name] for one in spaces}} for name in measured],
+        stderr=stderr,
+    )
+
+
 def _for_people(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of fewer columns, with the interval of the mean beside it."""
+    """What is shown of a space, with the interval of the mean beside it."""
     shown = {name: row[name] for name in ("space", "size", "reduction", "queried", "mean")}
     if row["mean_interval"]:
         shown["mean"] = "{:.5g} ({:.5g} to {:.5g})".format(row["mean"], *row["mean_interval"])

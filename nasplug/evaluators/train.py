@@ -11,8 +11,10 @@ import torch
 
 from nasplug.errors import NasplugError, unknown
 from nasplug.evaluators.function import FunctionEvaluator
+from nasplug.hookspecs import hookimpl
+from nasplug.kernel.search import Search
 from nasplug.kernel.space import Space
-from nasplug.kernel.trial import Trial, TrialPruned
+from nasplug.kernel.trial import Trial, TrialPruned, Trials
 from nasplug.nn import data as datasets
 from nasplug.nn.data import Images
 from nasplug.nn.training import initialise, train
@@ -27,6 +29,7 @@ class TrainEvaluator(FunctionEvaluator):
     """
 
     epochs: ClassVar[dict[str, int]] = {"digits": 5, "": 12}
+    search: Search | None = None  # to which it says what it is doing
 
     def __init__(
         self,
@@ -71,7 +74,25 @@ class TrainEvaluator(FunctionEvaluator):
             return ""
         return "to train on it, set NASPLUG_DATA to the folder that holds cifar10/train.parquet"
 
+    @hookimpl
+    def evaluate(  # type: ignore[override]  # a hook takes what it names
+        self, search: Search | None, candidates: Trials
+    ) -> Trials:
+        self.search = search
+        if "images" not in vars(self):
+            self._say(f"reading {self.name}")
+        super().evaluate(candidates)
+        self._say("")
+        return candidates
+
+    def _say(self, activity: str) -> None:
+        if self.search is not None:
+            self.search.activity = activity
+
     def _train(self, arch: dict[str, Any], trial: Trial) -> dict[str, Any]:
+        def begin(epoch: int) -> None:
+            self._say(f"trial {trial.number}: epoch {epoch}/{epochs}")
+
         def report(epoch: int, accuracy: float) -> bool:
             trial.report(accuracy, epoch)
             return trial.should_prune()
@@ -80,8 +101,9 @@ class TrainEvaluator(FunctionEvaluator):
         model = initialise(lambda: self.space.build(trial.arch), self.seed).to(device)
         epochs = self.epochs.get(self.name, self.epochs[""])
         result = train(
-            model, self.images, epochs, self.seed, report=report if trial.pruner else None
-        )
+            model, self.images, epochs, self.seed,
+            report=report if trial.pruner else None, begin=begin,
+        )  # fmt: skip
         if result["pruned"]:
             raise TrialPruned
         scores = {"val_acc": result["value"], "test_acc": result["report"]}

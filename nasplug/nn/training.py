@@ -47,15 +47,16 @@ def train(
     weight_decay: float = 5e-4,
     threads: int = 1,
     report: Report | None = None,
+    begin: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place by SGD with Nesterov momentum and a cosine schedule to 0.
 
     Returns ``value`` and ``report`` (validation and test accuracy, %), ``params``,
-    ``epochs`` trained, ``pruned`` and ``seconds``. ``report(epoch, accuracy)`` is called
-    after every epoch and prunes by returning True. The same seed, model weights and `threads`
-    give the same result to the last bit: a sum depends on how many threads share it, so their
-    number is set here, and one is fastest for small networks. Raises FloatingPointError
-    when the loss is no longer finite.
+    ``epochs`` trained, ``pruned`` and ``seconds``. ``begin(epoch)`` is called before every epoch,
+    ``report(epoch, accuracy)`` after it, and prunes by returning True. The same seed, model
+    weights and `threads` give the same result to the last bit: a sum depends on how many threads
+    share it, so their number is set here, and one is fastest for small networks. Raises
+    FloatingPointError when the loss is no longer finite.
     """
     start = time.perf_counter()
     device = next(model.parameters()).device
@@ -70,6 +71,8 @@ def train(
     with fixed_threads(threads), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         while epoch < epochs and not pruned:
+            if begin:
+                begin(epoch + 1)
             model.train()
             batches = torch.randperm(len(labels), generator=generator).tensor_split(steps)
             for batch, raw in zip(batches, read(images, batches), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,15 +14,21 @@ from nasplug.kernel.search import Search
 from nasplug.kernel.trial import State, Trials
 
 
+def notebook() -> bool:
+    """Whether this is the kernel of a notebook: Jupyter, VS Code, Colab."""
+    return "ipykernel" in sys.modules
+
+
 @contextmanager
 def bar(search: Search, show: bool | None = None) -> Iterator[None]:
-    """A bar on stderr while the search runs; by default only on a terminal."""
-    if show is False or (show is None and not sys.stderr.isatty()):
+    """A bar on stderr while the search runs; by default on a terminal and in a notebook."""
+    if show is False or (show is None and not (sys.stderr.isatty() or notebook())):
         yield
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
+    from rich.table import Column
     from rich.text import Text
 
     class Activity(ProgressColumn):
@@ -30,14 +37,19 @@ def bar(search: Search, show: bool | None = None) -> Iterator[None]:
         def render(self, task: object) -> Text:
             return Text(search.activity)
 
+    # Names are of the user's, and no markup of rich's: a space may be called [/foo].
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining(),
-        TextColumn("{task.fields[best]}"), Activity(),
+        TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn(),
+        Remaining(), TextColumn("{task.fields[best]}"), Activity(Column(no_wrap=True)),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    # As text, in a notebook too: rich's own widgets there need ipywidgets.
+    console = Console(stderr=True, force_jupyter=False, force_terminal=notebook() or None)
+    # All trials count for the estimate: in rich's 30 s there may be none.
+    with Progress(*columns, console=console, speed_estimate_period=math.inf) as progress:
         task = progress.add_task(
             f"{search.method_name} on {search.problem.name}", total=search.budget, best=""
         )
+        progress.advance(task, 0)  # from now on, for the estimate
         best, failed = -np.inf, 0
 
         def advance(trials: Trials, rows: npt.NDArray[np.intp]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable
+from numbers import Number
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,8 @@ def table(selection: Selection, n: int = 5) -> list[dict[str, Any]]:
 
 
 def draw_curve(selection: Selection, figure: Figure) -> None:
-    """The anytime curve: every trial, the best so far, and what the best so far reports."""
+    """The anytime curve: every trial, the best so far, and what the best so far reports. Trials
+    that lie far below are marked at the edge."""
     ax = figure.add_subplot()
     search, trials = selection.search, selection.search.trials
     x = np.arange(1, len(trials) + 1)
@@ -111,13 +113,18 @@ def draw_curve(selection: Selection, figure: Figure) -> None:
     ax.set(xlabel="trials", ylabel=reward, xlim=(0, len(trials) + 1))
     if len(trials) > DOTS:
         ax.set(xscale="log", xlim=(1, len(trials)))
-    ax.set_ylim(_limits(values, best[known], search.maximize))
-    failed = x[trials.states == State.FAILED]
-    if len(failed):
-        lines += ax.plot(
-            failed, np.full(len(failed), 0.02), "x", color=RED, ms=5, clip_on=False,
-            transform=ax.get_xaxis_transform(), label=f"failed ({len(failed)})",
-        )  # fmt: skip
+    low, high = _limits(values, best[known], search.maximize)
+    ax.set_ylim(low, high)
+    for outside, edge, mark, color, words in (
+        (values < low, 0.02, "v", GRAY, "below"),
+        (values > high, 0.98, "^", GRAY, "above"),
+        (trials.states == State.FAILED, 0.06, "x", RED, "failed"),
+    ):
+        if n := int(outside.sum()):
+            lines += ax.plot(
+                x[outside], np.full(n, edge), mark, color=color, ms=5, mew=0 if mark != "x" else 1,
+                transform=ax.get_xaxis_transform(), label=f"{words} ({n:,})",
+            )  # fmt: skip
     reports = trials.reports[incumbent]
     if report != reward and np.isfinite(reports[known]).any():
         right = ax.twinx()
@@ -133,7 +140,11 @@ def draw_curve(selection: Selection, figure: Figure) -> None:
     ax.spines["right"].set_visible(False)
     ax.grid(alpha=0.2)
     ax.set_axisbelow(True)
-    final = f", best {best[-1]:.4g}" if known.any() else ""
+    chosen = (
+        selection.best.value
+    )  # of a supernet's arch the last score, which may be below its best
+    word = "best" if known.any() and chosen == best[-1] else "selected"
+    final = f", {word} {chosen:.4g}" if np.isfinite(chosen) else ""
     ax.set_title(f"{search.method_name} on {search.problem.name}{final}", loc="left", weight="bold")
     handles = [ax.collections[0], *lines]
     ax.legend(
@@ -165,22 +176,28 @@ def _incumbents(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
 def _limits(
     values: npt.NDArray[np.float64], best: npt.NDArray[np.float64], maximize: bool
 ) -> tuple[float, float]:
-    """A range that shows the curve's climb; the worst trials may fall outside of it."""
+    """A range that shows the curve's climb; trials far below the median may fall outside of it."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return 0.0, 1.0
     sign = 1 if maximize else -1
-    top = (sign * finite).max()
-    bottom = min(np.quantile(sign * finite, 0.25), (sign * best).min() if len(best) else top)
-    # A first trial far below everything would flatten all that comes after it.
-    bottom = max(bottom, top - 6 * (top - np.quantile(sign * finite, 0.5)))
+    top, lowest = (sign * finite).max(), (sign * finite).min()
+    spread = top - np.median(sign * finite) or top - lowest
+    bottom = max(lowest, top - 3 * spread)
+    # The climb is seen from its start, unless that is so low that it would flatten all the rest.
+    first = (sign * best).min() if len(best) else top
+    bottom = min(bottom, max(first, top - 6 * spread))
     margin = 0.06 * (top - bottom) or 0.05 * abs(top) or 1.0
     low, high = sorted((sign * (bottom - margin), sign * (top + margin)))
     return float(low), float(high)
 
 
 def _write_trials(selection: Selection, path: Path) -> None:
-    """All trials, a row each; unknown numbers are empty cells."""
+    """All trials, a row each; unknown numbers are empty cells.
+
+    A text that a spreadsheet would run as a formula, since it begins with one of `=+-@`, gets an
+    apostrophe before it, as OWASP advises: ``=1+1`` is written ``'=1+1``. Numbers stay as they are.
+    """
     trials = selection.search.trials
     with (
         replacing(path) as file,
@@ -198,9 +215,17 @@ def _write_trials(selection: Selection, path: Path) -> None:
             columns["feasible"] = part.feasible.tolist()
             columns["error"] = [trials.notes.get(i, {}).get("error", "") for i in rows]
             if first == 0:
-                writer.writerow(columns)
+                writer.writerow(map(_cell, columns))
             for row in zip(*columns.values(), strict=True):
-                writer.writerow(["" if cell != cell else cell for cell in row])
+                writer.writerow(map(_cell, row))
+
+
+def _cell(content: Any) -> Any:
+    """What a cell of the CSV file holds."""
+    if isinstance(content, Number):
+        return "" if content != content else content
+    text = str(content)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def _described(trial: Trial) -> dict[str, Any]:

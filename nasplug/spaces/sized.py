@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 
-LARGEST = 100_000  # of any size
+LARGEST, DEEPEST = 100_000, 1_000  # of any size; of those that count layers
 
 
 class Sized(Costed):
@@ -44,9 +44,10 @@ class Sized(Costed):
         for option, value in options.items():
             if option not in preset:
                 raise unknown(f"option of {self.base}", option, preset)
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= LARGEST:
+            most = DEEPEST if option in ("layers", "N") else LARGEST
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
                 raise NasplugError(
-                    f"{option} of {self.base} is a number from 1 to {LARGEST:,}, got {value!r}"
+                    f"{option} of {self.base} is a number from 1 to {most:,}, got {value!r}"
                 )
         self.data, self.options = data, dict(options)
         self.sizes = {**preset, **options}
