@@ -52,7 +52,8 @@ RUN: Schema = {
     },
     "within": (bool,), "prune": (bool,), "tracking": (bool,),
     "options": {
-        "budget": NUMBER, "seed": (int,), "repeats": (str,), "constraints": (list,),
+        "budget": NUMBER, "seed": (int,), "repeats": (str,), "isomorphs": (str, NONE),
+        "constraints": (list,),
         "max_cost": (*NUMBER, NONE), "max_seconds": (*NUMBER, NONE),
     },
     "environment": {"time": (str,), "python": (str,), "platform": (str,), "versions": (dict,)},
