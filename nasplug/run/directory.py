@@ -10,7 +10,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 import time
 import uuid
 import zlib
@@ -31,10 +30,10 @@ from nasplug.errors import NasplugError
 from nasplug.kernel.registry import registry
 from nasplug.kernel.tree import jsonable, read_arrays
 from nasplug.run.journal import FILE, Journal
+from nasplug.run.secrets import command_line
 
 FORMAT = 4  # of the run directory; a directory of another format is refused
 PATIENCE = 1.0  # seconds for which a lock may be held by somebody who only looks at it
-PASSWORD = re.compile(r"(?<=:)//[^/@\s]+@")  # in a URL on the command line
 CHECKPOINTS = ("checkpoint.npz", "checkpoint.old.npz")  # the last two, the newest first
 
 # What a JSON file holds: by name the types of its value, or what a dict or a list of dicts holds.
@@ -355,7 +354,7 @@ def environment() -> dict[str, Any]:
     """Enough to run it again: versions, commit, command line, machine."""
     return {
         "time": datetime.now().astimezone().isoformat(timespec="milliseconds"),
-        "command": [PASSWORD.sub("//***@", argument) for argument in sys.argv],
+        "command": command_line(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "git_commit": _git_commit(),

@@ -34,7 +34,7 @@ from nasplug.run.directory import (
     stem_of,
     write_json,
 )
-from nasplug.tracking import redacted
+from nasplug.run.secrets import redacted
 from nasplug.tracking.locks import Presence
 
 try:

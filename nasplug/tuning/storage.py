@@ -27,7 +27,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from nasplug.errors import NasplugError
-from nasplug.tracking import redacted
+from nasplug.run.secrets import redacted
 from nasplug.tracking.locks import Presence
 
 HEARTBEAT = 10  # seconds between the signs of life of a trial in a database
