@@ -307,7 +307,7 @@ def test_fitness_has_momentum_where_generations_end_only():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"K": 40, "population": 32}, "K=40 cells do not fit in a population of 32"),
+        ({"K": 40, "population": 32}, r"K \(40\) cannot exceed population \(32\)"),
         ({"reference": "k5e3"}, "'k5e3' is no open cell"),
         ({"madds": 0.5}, "the reference is above the MAdds limit of layer 0"),
         ({"distance": 0, "population": 20}, "has . cells in reach, not 20"),

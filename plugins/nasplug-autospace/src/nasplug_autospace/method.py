@@ -47,7 +47,10 @@ class AutoSpace(Oneshot):
     paper = "Zhou et al., AutoSpace: NAS with Less Human Interference, ICCV 2021"
     problem = "open-cells/digits"
 
-    K = Int(9, low=2, high=1000, doc="cells of a layer in the supernet, and in the learned space")
+    K = Int(
+        9, low=2, high=1000, at_most="population",
+        doc="cells of a layer in the supernet, and in the learned space",
+    )  # fmt: skip
     population = Int(32, low=2, high=10_000, log=True, doc="cells that each layer evolves")
     size = Int(4, low=1, high=1000, doc="cells in a tournament")
     period = Int(20, low=1, high=100_000, log=True, doc="steps between two generations")
@@ -77,8 +80,6 @@ class AutoSpace(Oneshot):
             raise NasplugError(f"autospace evolves open-cells, not {space.name}")
         if not isinstance(search.region, OpenCells):
             raise NasplugError("autospace evolves all of open-cells: it takes no --within")
-        if self.population < self.K:
-            raise NasplugError(f"K={self.K} cells do not fit in a population of {self.population}")
         self.space = space
         self.block = space.layer_from_str(REFERENCES["inverted-residual"])
         limit = limits(space, self.madds)
