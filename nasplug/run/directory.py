@@ -157,7 +157,7 @@ class RunDirectory:
 
 def write_json(path: Path, content: Any) -> None:
     """Written whole or not at all."""
-    partial = path.with_suffix(".part")
+    partial = path.with_suffix(f".{os.getpid()}.part")  # of a study, several processes write
     partial.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(partial, path)
 

@@ -163,7 +163,13 @@ def tune(
             opened = shared or stored.open_storage(url)
             study = Study(
                 stored.open_study(
-                    opened, folder.name, directions, about, hyperparameters.defaults, _home(folder)
+                    opened,
+                    url,
+                    folder.name,
+                    directions,
+                    about,
+                    hyperparameters.defaults,
+                    _home(folder),
                 ).study_name,
                 opened,
             )
@@ -183,7 +189,8 @@ def tune(
                 if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
                     _, reason = reports.failures(study)
                     raise NasplugError(f"every trial failed; the last said: {reason}")
-                reports.write(study, folder)
+                with stored.Roll(study, opened, url, folder).turn:  # one process at a time
+                    reports.write(study, folder)
     return study
 
 
@@ -217,7 +224,7 @@ def _run(
             if process.pid is not None:
                 process.terminate()
                 process.join()
-        stored.Roll(study, url, study.directory).reclaim(limit)
+        stored.Roll(study, storage, url, study.directory).reclaim(limit)
     if not errors.empty():
         raise NasplugError(errors.get())
     if stored.next_position(study, task.trials) is not None:
