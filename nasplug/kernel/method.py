@@ -158,9 +158,8 @@ class Method:
         given = {name: declared[name].parse(value) for name, value in hyperparameters.items()}
         self.hyperparameters = {name: one.default for name, one in declared.items()} | given
         for name, one in declared.items():
-            if one.at_most and (value := getattr(self, name)) > (
-                limit := getattr(self, one.at_most)
-            ):
+            value, limit = getattr(self, name), getattr(self, one.at_most or name)
+            if one.at_most and value > limit:
                 raise NasplugError(f"{name} ({value}) cannot exceed {one.at_most} ({limit})")
 
     def setup(self, search: Search) -> None:

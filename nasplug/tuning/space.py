@@ -70,20 +70,20 @@ class HyperparameterSpace:
                 values[name] = _suggest(trial, self._range(name, values))
         return values
 
-    def _range(self, name: str, values: Mapping[str, Any]) -> Hyperparameter[Any]:
+    def _range(self, name: str, values: Mapping[str, Any]) -> Any:
         """Its declaration, within the bounds that the others leave it."""
         one = self.declared[name]
         if not isinstance(one, Int | Float):
             return one
         low, high = one.low, one.high
         if one.at_most:
-            high = min(high, self._value(one.at_most, values))
+            high = self._value(one.at_most, values)
         for other in self.declared.values():
             if other.at_most == name and other.name in self.names and not other.when:
                 low = max(low, self._range(other.name, values).low)  # it will be what fits
             elif other.at_most == name:
                 low = max(low, self._value(other.name, values))
-        return replace(one, low=low, high=high, default=min(max(one.default, low), high))
+        return narrowed(one, low, high)
 
     def _value(self, name: str, values: Mapping[str, Any]) -> Any:
         """What it has, tuned before, set or by default."""
@@ -119,6 +119,12 @@ class HyperparameterSpace:
             return "the method declares it so"
         unbounded = isinstance(one, Int | Float) and not math.isfinite(one.high - one.low)
         return "it has no bounds" if unbounded else ""
+
+
+def narrowed(one: Any, low: float = -math.inf, high: float = math.inf) -> Any:
+    """A declared number, within these bounds and by itself, its default with it."""
+    low, high = max(low, one.low), min(high, one.high)
+    return replace(one, low=low, high=high, default=min(max(one.default, low), high), at_most="")
 
 
 def _suggest(trial: optuna.Trial, one: Hyperparameter[Any]) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from nasplug.kernel.space import Space
 from nasplug.run.api import shrunk
 from nasplug.tuning.by_name import by_name
 from nasplug.tuning.searches import Record, Searches, describe
-from nasplug.tuning.space import HyperparameterSpace
+from nasplug.tuning.space import HyperparameterSpace, narrowed
 from nasplug.tuning.storage import Roll, counted, next_position
 
 POLL = 0.5  # seconds between looks at a study whose last trials others work on
@@ -36,6 +37,9 @@ class TrialFailed(Exception):  # noqa: N818 - of this trial, not of the study
 class Unfinished(BaseException):
     """Something else has ended the trial; Optuna lets pass what is no Exception, so that the
     trial has not failed and can wait again."""
+
+    def __init__(self, reason: BaseException) -> None:
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,7 @@ class Task:
         declared |= {name: one for name, one in ranges.items() if name not in self.fixed}
         for name, one in declared.items():
             if one.at_most and one.at_most not in declared:  # a subclass has given it a value
-                high = min(one.high, getattr(self.method_class, one.at_most))
-                declared[name] = replace(one, high=high, default=min(one.default, high), at_most="")
+                declared[name] = narrowed(one, high=getattr(self.method_class, one.at_most))
         return HyperparameterSpace(declared, self.params, self.fixed)
 
     def make_problem(self, seed: int) -> Problem:
@@ -127,10 +130,9 @@ class Worker:
                         return
             except Unfinished as end:
                 self._give_back()
-                if isinstance(end.__cause__, ImportError):  # samplers import late what they need
-                    raise NasplugError(f"{self.task.sampler}: {end.__cause__}") from None
-                assert end.__cause__
-                raise end.__cause__ from None
+                if isinstance(end.reason, ImportError):  # samplers import late what they need
+                    raise NasplugError(f"{self.task.sampler}: {end.reason}") from None
+                raise end.reason from None
 
     def _run_next(self) -> bool:
         """Run a trial; False if all that are wanted have been begun."""
@@ -141,10 +143,9 @@ class Worker:
             if position is None:
                 return False
             self.study.sampler = self.task.make_sampler(position)
-            try:
+            # The machine may sleep, and another worker take the trial over.
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
                 self.study.optimize(self._run, n_trials=1, catch=(TrialFailed,))
-            except optuna.exceptions.UpdateFinishedTrialError:
-                pass  # the machine slept, and another worker has taken the trial over
         return True
 
     def _run(self, trial: optuna.Trial) -> list[float]:
@@ -159,7 +160,7 @@ class Worker:
         except (TrialFailed, optuna.TrialPruned, optuna.exceptions.UpdateFinishedTrialError):
             raise
         except (Exception, KeyboardInterrupt) as error:
-            raise Unfinished from error
+            raise Unfinished(error) from None
 
     def _give_back(self) -> None:
         """Let the trial wait again in which this worker was interrupted."""
