@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,8 +55,8 @@ class Climber(Method):
 
 
 def tune(out, method=Climber, evaluate=score, **options):
-    options = {"trials": 6, "seeds": 2, "budget": 15, "tracking": False, **options}
-    return nasplug.tune(method, space=SPACE, evaluate=evaluate, out=out, **options)
+    options = {"trials": 6, "seeds": 2, "budget": 15, "tracking": False, "space": SPACE, **options}
+    return nasplug.tune(method, evaluate=evaluate, out=out, **options)
 
 
 def offered(study):
@@ -707,6 +708,9 @@ def test_a_directory_of_something_else(tmp_path):
     with pytest.raises(NasplugError, match="holds a run"):
         tune(tmp_path / "run")
     tune(tmp_path / "s", trials=1)
+    with pytest.raises(NasplugError, match=r"s holds a study: another --out starts a run"):
+        nasplug.search(Climber(), space=SPACE, evaluate=score, budget=5, out=tmp_path / "s")
+    assert not (tmp_path / "s/run.json").exists()
     (tmp_path / "s/study.db").unlink()
     with pytest.raises(NasplugError, match="belongs to another study"):
         tune(tmp_path / "s", trials=1)
@@ -715,10 +719,10 @@ def test_a_directory_of_something_else(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trials": 0}, "trials must be at least 1"),
-        ({"seeds": 0}, "seeds must be at least 1"),
-        ({"workers": 0}, "workers must be at least 1"),
-        ({"budget": 0}, "budget must be above 0"),
+        ({"trials": 0}, "trials must be a whole number, at least 1; got 0"),
+        ({"seeds": 0}, "seeds must be a whole number, at least 1"),
+        ({"workers": 0}, "workers must be a whole number, at least 1"),
+        ({"budget": 0}, "budget must be a whole number, at least 1"),
         ({"params": ("edit",)}, "did you mean edits"),
         ({"sampler": "tpee"}, "did you mean tpe"),
         ({"sampler": "grid"}, "unknown sampler"),
@@ -726,17 +730,117 @@ def test_a_directory_of_something_else(tmp_path):
         ({"sampler": "tpe(multivariat=True)"}, "takes .*multivariate"),
         ({"sampler": "tpe(print())"}, "a sampler is a name"),
         ({"pruner": "threshold"}, "Either lower or upper"),
-        ({"seed": -1}, "seed must be at least 0"),
-        ({"params": ()}, "no name is given"),
+        ({"seed": -1}, "seed must be a whole number, at least 0"),
+        ({"params": ()}, "params must be at least one name"),
         ({"pruner": "middle"}, "unknown pruner"),
         ({"objectives": ()}, "objectives must be"),
-        ({"objectives": ("value", "value")}, "objectives must be"),
+        ({"objectives": ("value", "value")}, "objectives must be .* 'value' is given twice"),
+        ({"params": ("edits", "edits")}, "params must be .* 'edits' is given twice"),
+        ({"objectives": "value"}, r"a list of names, such as .*; got 'value'"),
+        ({"sampler": optuna.samplers.RandomSampler()}, "the name of an Optuna sampler"),
+        ({"sampler": "tpe(n_startup_trials=-5)"}, "n_startup_trials cannot be -5"),
+        ({"sampler": "tpe(seed=3)"}, "the seed is that of the study"),
+        ({"storage": Path("study.db")}, "storage must be a URL"),
+        ({"storage": "postgresql://me:secret@host:port/db"}, "cannot be used: a URL of a database"),
+        ({"method": Climber()}, "method must be a name or a class"),
+        ({"out": "x" * 300}, "cannot write the study directory"),
     ],
 )
 def test_bad_input(tmp_path, options, message):
-    with pytest.raises(NasplugError, match=message):
-        tune(tmp_path / "s", **options)
-    assert not (tmp_path / "s").exists()
+    options = {"out": tmp_path / "s", **options}
+    with pytest.raises(NasplugError, match=message) as error:
+        tune(**options)
+    assert "secret" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+# What each argument of `tune` cannot be. None of it may search, write or raise anything raw.
+NO_NUMBER = [
+    "5",
+    2.5,
+    True,
+    None,
+    [3],
+    -1,
+    0,
+    float("nan"),
+    float("inf"),
+    np.float64(3),
+    "x",
+    "",
+    {},
+]
+NO_NAMES = ["value", "", None, 3, ["value", "value"], [""], [3], [None], {"value"}, {"value": 1}]
+NO_TEXT = ["", 3, True, 2.5, [], ["tpe"], b"tpe", object(), {"name": "tpe"}]
+MALFORMED = {
+    "trials": NO_NUMBER,
+    "seeds": NO_NUMBER,
+    "budget": NO_NUMBER,
+    "workers": NO_NUMBER,
+    "seed": [one for one in NO_NUMBER if one != 0 or isinstance(one, bool)],
+    "objectives": [*NO_NAMES, [], "cost,value", [["value"]]],
+    "params": ["edits", "", 3, [], ["edits", "edits"], [3], {"edits"}, ["edit"], ["loud"], [""]],
+    "sampler": [
+        *NO_TEXT, optuna.samplers.RandomSampler(), optuna.samplers.TPESampler, "grid", "tpe(",
+        "tpe(3)", "tpe(n_startup_trials=-5)", "tpe(n_startup_trials='x')", "tpe(seed=1)",
+        "tpe(multivariate=2.5)", "tpe(n_ei_candidates=True)", "nsgaii(population_size=1)",
+        "__import__('os')", "tpe(**{})", "tpe\0", "Base", None,
+    ],
+    "pruner": [
+        *NO_TEXT, optuna.pruners.NopPruner(), optuna.pruners.NopPruner, "percentile", "median(5)",
+        "median(n_startup_trials=-1)", "median(interval_steps=0)", "hyperband(min_resource=-2)",
+        "percentile(percentile=200)", "threshold", "none", None,
+    ],
+    "storage": [
+        *NO_TEXT, Path("study.db"), "study.db", "nothing://there", "postgresql://host:port/db",
+        "mysql+nothing://host/db", "journal:///no/such/folder/a.log", "journal:///", "://", "a://",
+        "sqlite:////no/such/folder/a.db", "sqlite:////", "journal:///dev/null/a",
+    ],
+    "out": ["", 42, True, [], b"x", "x" * 300, Path("y" * 300), "a\0b", "/dev/null/a", "/proc/a"],
+    "method": [Climber(), None, 3, "", "climber", Space, dict, object(), ["dsm"], Method],
+    "space": [3, "toy", None, {"a": [1, 2]}, [SPACE]],
+    "direction": ["up", None, 1, "", True],
+    "constraints": ["flops<=3", None, 3, [3], ["flops"], ["flops<=x"], [None], ["<=3"]],
+    "within": [42, True, [], "", "no/such/run", Space({"a": range(2)}), Path("no/such/run"), 0.5],
+    "edits": ["x", 0, 7, 2.5, None, [], float("nan"), "2.5"],
+    "edit": [1, None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("argument", MALFORMED)
+def test_malformed_calls(tmp_path, monkeypatch, argument):
+    """Many of them raised something raw or were accepted: trials="5", trials=2.5, seeds=True,
+    sampler=RandomSampler(), storage=Path(...), names of 300 characters ..."""
+    monkeypatch.chdir(tmp_path)
+    called, passed = [], []
+    rng = np.random.default_rng(0)
+    for value in MALFORMED[argument]:
+        options = {"out": tmp_path / "s", argument: value}
+        other = list(MALFORMED)[rng.integers(len(MALFORMED))]  # and one that is wrong in two ways
+        wrong = MALFORMED[other][rng.integers(len(MALFORMED[other]))]
+        for more in ({}, {other: wrong}):
+            try:
+                tune(evaluate=called.append, **{**more, **options})
+            except NasplugError as error:
+                if called:
+                    passed.append((argument, value, more, f"searched first: {error}"))
+                    called.clear()
+            except Exception as error:
+                passed.append((argument, value, more, repr(error)))
+            else:
+                passed.append((argument, value, more, "was accepted"))
+    assert not passed, str(passed)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"hello\n", b"\x00\xff\xfe" * 50, b"[1]\n", b'{"a": 1}\n'])
+def test_a_storage_that_is_some_other_file(tmp_path, content):
+    file = tmp_path / "notes"
+    file.write_bytes(content)
+    for url in (f"journal://{file}", f"sqlite:///{file}"):
+        with pytest.raises(NasplugError, match=str(file)):
+            tune(tmp_path / "s", storage=url)
+    assert file.read_bytes() == content
 
 
 def test_sync_waits_for_the_process_that_still_sends(tmp_path):

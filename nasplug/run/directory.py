@@ -44,6 +44,8 @@ class RunDirectory:
     def create(cls, path: Path, run: dict[str, Any]) -> RunDirectory:
         """A new run directory, locked; refuses one that holds a run already."""
         directory = cls(path, {"format": FORMAT, "nasplug": __version__, **run})
+        if (path / "study.json").exists():
+            raise NasplugError(f"{path} holds a study: another --out starts a run")
         try:
             path.mkdir(parents=True, exist_ok=True)
             directory.lock()

@@ -9,6 +9,7 @@ once and does not count.
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 import uuid
 import warnings
@@ -84,10 +85,19 @@ def file_of(url: str) -> Path | None:
         )
     if scheme == "journal":
         return Path(path).absolute()
-    with contextlib.suppress(ArgumentError):
-        if scheme.startswith("sqlite") and (database := make_url(url).database):
-            return Path(database).absolute()
-    return None
+    try:
+        database = make_url(url).database
+    except (ArgumentError, ValueError):  # ValueError: of a port that is no number
+        raise NasplugError(
+            f"the storage {redacted(url)} cannot be used: a URL of a database reads "
+            "postgresql://user@host:5432/database or sqlite:////folder/study.db"
+        ) from None
+    if not scheme.startswith("sqlite") or not database:
+        return None
+    file = Path(database).absolute()
+    if not file.name:
+        raise NasplugError(f"the storage {url} names a folder, not a file")
+    return file
 
 
 def open_storage(url: str) -> optuna.storages.BaseStorage:
@@ -95,6 +105,10 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     file, (scheme, _, path) = file_of(url), url.partition("://")
     with reachable(url), quiet():
         if scheme == "journal":
+            if not _is_journal(Path(path)):  # to which Optuna would append
+                raise NasplugError(
+                    f"{path} is there, and is no journal of Optuna: name another file"
+                )
             return optuna.storages.JournalStorage(JournalFileBackend(path))
         if file:
             file.parent.stat()  # a lock would create it
@@ -110,6 +124,18 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
             time.sleep(CREATING)
             return _open_database(url, HEARTBEAT, connect_timeout=CONNECT)
         return _open_database(url, HEARTBEAT)
+
+
+def _is_journal(file: Path) -> bool:
+    """Whether it begins as one, or does not begin yet."""
+    if not file.exists():
+        return True
+    with file.open("rb") as lines:
+        first = lines.readline()
+    try:
+        return not first or "op_code" in json.loads(first)
+    except (ValueError, TypeError):
+        return False
 
 
 def _open_database(
