@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nasplug import tracking
@@ -198,6 +200,39 @@ def test_machines_that_begin_at_the_same_time(storage, tmp_path, request):
     for folder in folders:
         best = json.loads((folder / "best.json").read_text())
         assert best["value"] == study.best_value
+
+
+@pytest.mark.parametrize("end", ["the workers killed", "the parent killed", "Ctrl-C"])
+def test_no_worker_is_left_behind_and_every_trial_counts_once(tmp_path, end):
+    """Workers whose parent was killed went on to the end of their trial."""
+    script, folder = tmp_path / "share.py", tmp_path / "study"
+    text = SCRIPT.format(trials=6, seeds=2, url=None)
+    script.write_text(text.replace("tracking=False", "tracking=False, workers=2"))
+    hangs = tmp_path / "hangs"
+    command = [sys.executable, str(script), str(folder)]
+    parent = psutil.Popen([*command, str(hangs)], stderr=subprocess.PIPE, text=True)
+    eventually(hangs.exists, "a worker in the midst of a trial")  # of 1000 seconds
+    children = parent.children(recursive=True)
+    workers = [one for one in children if "spawn_main" in " ".join(one.cmdline())]
+    assert len(workers) == 2
+    if end == "the workers killed":
+        workers[0].kill()
+        workers[1].kill()  # they may both hang
+        _, error = parent.communicate(timeout=PATIENCE)
+        assert "all workers have died" in error
+    elif end == "the parent killed":
+        parent.kill()
+    else:
+        parent.send_signal(signal.SIGINT)
+    parent.wait(PATIENCE)
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive
+    subprocess.run(command, check=True, timeout=PATIENCE)
+    study = optuna.load_study(
+        study_name="study", storage=open_storage(f"sqlite:///{folder}/study.db")
+    )
+    assert [trial.state in FINISHED for trial in study.trials] == [True] * 6
+    assert not list(folder.glob("worker-*.lock"))
 
 
 def test_four_processes_begin_in_one_new_study_directory(tmp_path):

@@ -7,6 +7,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -277,14 +278,22 @@ def _run(
 
 
 def _work(task: Task, url: str, folder: Path, threads: int, errors: Any) -> None:
-    """A process of its own; Ctrl-C is its parent's business."""
+    """A process of its own; Ctrl-C is its parent's business, and it ends when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     try:
         with stored.quiet(), stored.reachable(url):
             Worker(task, stored.open_storage(url), url, folder).work()
     except NasplugError as error:
         errors.put(str(error))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)  # in the midst of a trial, which waits again for whoever goes on
 
 
 def _cores() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -118,10 +117,9 @@ class Worker:
 
     def work(self, watch: Callable[[], None] = lambda: None) -> None:
         """Run trials until none is left that could be taken; `watch` is called after each."""
-        head = multiprocessing.parent_process()
         with self.roll.presence(self.name):
             try:
-                while head is None or head.is_alive():
+                while True:
                     if self._run_next():
                         watch()
                     elif self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
