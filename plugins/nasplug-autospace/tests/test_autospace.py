@@ -325,3 +325,15 @@ def test_it_evolves_all_of_open_cells_only():
     within = Layered(SPACE, [[BLOCK]] * 6)
     with pytest.raises(NasplugError, match="it takes no --within"):
         Search(nasplug.problem("open-cells/digits"), made, budget=2, within=within)
+
+
+def test_a_study_offers_no_limits_that_leave_too_few_cells():
+    """Most of its trials failed: even the least limits leave room for the largest population."""
+    cls, space = registry().get("method", "autospace"), nasplug.space("open-cells")
+    ranges = cls.ranges(space)
+    madds, distance = ranges["madds"].low, ranges["distance"].low
+    module = sys.modules[cls.__module__]
+    reference = space.layer_from_str(module.REFERENCES["inverted-residual"])
+    rules = Rules(space, module.limits(space, madds), reference, distance)
+    most = ranges["population"].high
+    assert rules.first(most, np.random.default_rng(0)).shape[1] == most

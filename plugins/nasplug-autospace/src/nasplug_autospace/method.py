@@ -14,6 +14,7 @@ from nasplug import (
     Archs,
     Bool,
     Float,
+    Hyperparameter,
     Int,
     Layered,
     NasplugError,
@@ -21,6 +22,7 @@ from nasplug import (
     Search,
     Selection,
     Source,
+    Space,
     hookimpl,
 )
 from nasplug.nn import (
@@ -71,6 +73,15 @@ class AutoSpace(Oneshot):
         2.0, low=0.1, high=1000, log=True,
         doc="limit of a cell (eq. 1), in multiply-adds of the inverted residual of expansion 6",
     )  # fmt: skip
+
+    @classmethod
+    def ranges(cls, space: Space) -> dict[str, Hyperparameter[Any]]:
+        """Limits within which the default reference has 57 cells or more around it."""
+        return {
+            "population": replace(cls.population, high=50),
+            "madds": replace(cls.madds, low=2.0),
+            "distance": replace(cls.distance, low=2),
+        }
 
     net: Any  # the supernet of open cells, which holds K of each layer at a time
 
