@@ -25,7 +25,7 @@ from nasplug.run import report as reports
 from nasplug.run.constraints import Constraints
 from nasplug.run.directory import RunDirectory, environment, free_directory
 from nasplug.run.progress import bar
-from nasplug.run.prune import median_pruner
+from nasplug.run.prune import MedianPruner
 from nasplug.run.replay import Replay
 
 
@@ -231,7 +231,7 @@ def _run(
 ) -> Selection:
     """Run a search with its progress bar, its reports and its tracker."""
     if prune:
-        search.pruner = median_pruner(search.trials)
+        search.pruner = MedianPruner(search)
     if directory is None:
         with bar(search, progress):
             return search.run()
