@@ -166,7 +166,8 @@ class Sender:
         self._unsure = bool(noted)
         key = self._run.get("key") or noted.get("key") or uuid.uuid4().hex
         sent = noted if noted.get("uri") == uri else {}
-        self._note(**{"key": key, "uri": uri, **NOTHING_SENT, **sent, "error": "", "gave_up": None})
+        about = {"key": key, "uri": uri, "error": "", "gave_up": None}
+        self._note(**{**NOTHING_SENT, **sent, **about})
         return True
 
     def _record(self) -> dict[str, Any]:
