@@ -85,7 +85,7 @@ def search(
     Same seed, same trials. Raises NasplugError for whatever the user can mend.
     """
     check_kinds(
-        on=on, space=space, direction=direction, evaluator=evaluator, reward=reward, report=report,
+        on=on, direction=direction, evaluator=evaluator, reward=reward, report=report,
         within=within, repeats=repeats, isomorphs=isomorphs, max_cost=max_cost,
         max_seconds=max_seconds, out=out,
     )  # fmt: skip
@@ -193,7 +193,6 @@ KINDS: dict[str, tuple[tuple[Any, ...], str]] = {
         ((str,), "a name"),
     ),
     **dict.fromkeys(("max_cost", "max_seconds"), ((int, float, np.number), "a number")),
-    "space": ((Space,), "a Space, as nasplug.Space(...) or nasplug.space(NAME)"),
     "within": ((Space, Subspace, Path, str), "a Subspace or a run directory"),
     "out": ((Path, str, bool), "a folder, or True for a new one"),
 }

@@ -90,10 +90,10 @@ class RunDirectory:
         directory = cls(path, {**run, "checksum": _checksum(run)})
         if name := misfit(directory.run, RUN):
             raise NasplugError(f"{name} has a value of a type that it does not take")
-        if (path / "study.json").exists():
-            raise NasplugError(f"{path} holds a study: another --out starts a run")
         try:
             path.mkdir(parents=True, exist_ok=True)
+            if (path / "study.json").exists():
+                raise NasplugError(f"{path} holds a study: another --out starts a run")
             _refuse_links(path)
         except OSError as error:
             raise NasplugError(f"cannot write the run directory {path}: {error}") from None

@@ -6,10 +6,8 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import parse_qsl, unquote
-
-import click
-from click.core import ParameterSource
 
 LOCAL = ("sqlite", "file", "journal")  # a path follows, in which an @ is just a character
 QUERY = re.compile(r"[?#;]")  # from here on a URL may hold a password or a token
@@ -46,13 +44,14 @@ def scrubbed(text: str, url: str = "") -> str:
 def command_line() -> list[str]:
     """What was asked for: the call of nasplug as it was parsed. Of a program of somebody's own it
     is the name alone, since nobody can tell which of its arguments are secret."""
-    context = click.get_current_context(silent=True)
+    click: Any = sys.modules.get("click")  # without it, nobody came by the command line
+    context = click and click.get_current_context(silent=True)
     if context is None or not type(context.find_root().command).__module__.startswith("nasplug."):
         return sys.argv[:1]
     call = context.command_path.split()
     for param in context.command.params:
         name = str(param.name)
-        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+        if context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
             continue
         value = context.params[name]
         if isinstance(param, click.Option) and param.is_flag:
