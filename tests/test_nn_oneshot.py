@@ -77,6 +77,8 @@ def test_killed_and_resumed_is_never_killed(tmp_path, name, options):
     ]
     assert states[0].keys() == states[1].keys()
     for key, value in states[0].items():
+        if key in ("/run", "/checksums"):  # which run it is of, and its journal's times
+            continue
         np.testing.assert_array_equal(value, states[1][key], err_msg=key)
     whole = [row.value for row in RunDirectory(tmp_path / "whole").journal.read()]
     assert resumed.search.trials.values.tolist() == whole
