@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable
+from pathlib import Path
 
 # What an optional module is installed by; any other is its own distribution.
 EXTRAS = {
@@ -11,21 +13,6 @@ EXTRAS = {
     "scipy": "nasplug[predictors]", "xgboost": "nasplug[predictors]", "pyarrow": "nasplug[tables]",
     "matplotlib": "nasplug[plots]", "mlflow": "nasplug[tracking]", "optuna": "nasplug[tuning]",
     "sqlalchemy": "nasplug[tuning]",
-}  # fmt: skip
-
-# The distributions of the project, and the methods of each: for one that is not installed.
-METHODS = {
-    "nasplug-autospace": ("autospace",),
-    "nasplug-baselines": ("random", "regularized-evolution", "local-search", "reinforce"),
-    "nasplug-darts": ("darts", "pc-darts", "gdas"),
-    "nasplug-ddsas": ("ddsas",),
-    "nasplug-dsm": ("dsm",),
-    "nasplug-lissnas": ("lissnas",),
-    "nasplug-oneshot": ("proxyless", "spos"),
-    "nasplug-ostr": ("ostr-darts",),
-    "nasplug-shrinkers": (
-        "shrink-abs", "shrink-padnas", "shrink-nse", "shrink-random", "shrink-top",
-    ),
 }  # fmt: skip
 
 
@@ -37,22 +24,28 @@ class NasplugError(Exception):
 
 
 def unknown(
-    kind: str, name: str, known: Iterable[str], fix: str = "", prefix: str = ""
-) -> NasplugError:
-    """An error for a name that is not there, offering the nearest names that are, or the
-    distribution that brings it.
+    kind: str, name: str, known: Iterable[str], fix: str = "", prefix: str = "",
+    brought_by: str = "",
+) -> NasplugError:  # fmt: skip
+    """An error for a name that is not there, offering the nearest names that are.
 
-    prefix: common to all of them, so that it does not make them near.
+    prefix: common to all of them, so that it does not make them near. brought_by: the distribution
+    that has it, which is offered instead.
     """
     known = sorted(set(known))
     lower = {one.lower(): one for one in known}
     near = [lower[one] for one in difflib.get_close_matches(name.lower(), lower, cutoff=0.5)]
     names = [prefix + one for one in near or known]
     hint = f"did you mean {' or '.join(names)}?" if near else f"known: {', '.join(names) or 'none'}"
-    for distribution, methods in METHODS.items():
-        if kind == "method" and name in methods:
-            hint = f"it comes with {distribution}: pip install {distribution}"
+    if brought_by:
+        hint = f"it comes with {brought_by}: pip install {brought_by}"
     return NasplugError(f"unknown {kind} {prefix + name!r}; {hint}{f' ({fix})' if fix else ''}")
+
+
+def distribution_of(method: str) -> str:
+    """The distribution of the project that has a method, which need not be installed, or ''."""
+    listed = json.loads(Path(__file__).with_name("methods.json").read_text())
+    return next((name for name, methods in listed.items() if method in methods), "")
 
 
 def lacking(what: str, error: ImportError) -> NasplugError:

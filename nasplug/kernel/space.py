@@ -273,9 +273,11 @@ class Space:
         start, *rest = self._assignment.split(text)
         if start.strip():
             raise unknown("decision", start.partition("=")[0].strip(), self.names)
-        pairs = zip(rest[::2], rest[1::2], strict=True)
-        texts = {name: [str(choice) for choice in row] for name, row in self.decisions.items()}
-        return self.from_dict({k: v if v in texts[k] else v.strip() for k, v in pairs})
+        params = dict(zip(rest[::2], rest[1::2], strict=True))
+        for name, text in params.items():
+            if text not in map(str, self.decisions[name]):
+                params[name] = text.strip()
+        return self.from_dict(params)
 
     # ---- geometry
 

@@ -171,21 +171,22 @@ class Trials:
     def __iter__(self) -> Iterator[Trial]:
         return (self[row] for row in range(len(self)))
 
-    def to_dict(self) -> dict[str, list[Any]]:
+    def to_dict(self, rows: slice = slice(None)) -> dict[str, list[Any]]:
         """{column: list}, with each decision's choice spelled out; ready for a DataFrame."""
+        archs = self.archs[rows]
         table: dict[str, list[Any]] = {
-            "number": self.numbers.tolist(),
-            "round": self.rounds.tolist(),
-            "state": [State(s).name.lower() for s in self.states.tolist()],
-            "arch": [self.space.to_str(arch) for arch in self.archs],
-            "value": self.values.tolist(),
-            "report": self.reports.tolist(),
-            "cost": self.costs.tolist(),
+            "number": self.numbers[rows].tolist(),
+            "round": self.rounds[rows].tolist(),
+            "state": [State(s).name.lower() for s in self.states[rows].tolist()],
+            "arch": [self.space.to_str(arch) for arch in archs],
+            "value": self.values[rows].tolist(),
+            "report": self.reports[rows].tolist(),
+            "cost": self.costs[rows].tolist(),
         }
         for name, column in self.metrics.items():
-            table.setdefault(name, column.tolist())
+            table.setdefault(name, column[rows].tolist())
         for i, (name, choices) in enumerate(self.space.decisions.items()):
-            table[f"params.{name}"] = [choices[c] for c in self.archs[:, i]]
+            table[f"params.{name}"] = [choices[c] for c in archs[:, i]]
         return table
 
     def __repr__(self) -> str:

@@ -260,12 +260,13 @@ def status_kept(directory: RunDirectory) -> Iterator[dict[str, Any]]:
     try:
         yield end
     except BaseException as error:
-        failed = isinstance(error, Exception)  # not Ctrl-C, SystemExit
-        name = type(error).__name__
+        state, said = "killed", type(error).__name__  # Ctrl-C, SystemExit
+        if isinstance(error, Exception):
+            state, said = "failed", f"{said}: {error}"
         try:
-            directory.set_status(*(("failed", f"{name}: {error}") if failed else ("killed", name)))
+            directory.set_status(state, said)
         except NasplugError as unwritten:
-            if failed:
+            if state == "failed":
                 raise NasplugError(f"{error}; {unwritten}") from error
         raise
     directory.set_status("finished", **end)

@@ -25,6 +25,8 @@ OPERATORS = {"<=": np.less_equal, "<": np.less, ">=": np.greater_equal, ">": np.
 class Constraint:
     """A limit such as ``flops <= 300e6``: on ``params``, ``flops`` or a metric of the trials."""
 
+    known = False  # whether the space of the search tells it of an arch before it is scored
+
     def __init__(self, text: str) -> None:
         match = re.fullmatch(r"\s*([\w@/.-]+?)\s*(<=|>=|<|>)\s*([-+\d.eE]+)\s*", str(text))
         try:
@@ -56,7 +58,7 @@ class Constraint:
             )
         return good
 
-    def known(self, space: Space) -> bool:
+    def told_by(self, space: Space) -> bool:
         """Whether it is on what the space tells of an arch before it is scored."""
         try:
             return self.name in KNOWN and bool(len(self.allows(space, space.sample(1, 0))))
@@ -85,7 +87,9 @@ class Constraints:
 
     def setup(self, search: Search) -> None:
         search.constraints = self.constraints
-        if known := [one for one in self.constraints if one.known(search.space)]:
+        for one in self.constraints:
+            one.known = one.told_by(search.space)
+        if known := [one for one in self.constraints if one.known]:
             search.region = Feasible(search.region, known)
             search.region.sample(1, 0)  # or an error, before anything is written
 
@@ -107,16 +111,22 @@ class Feasible(Subspace):
 
     def includes(self, archs: Archs) -> npt.NDArray[np.bool_]:
         inside = self._region.contains(archs)
-        for constraint in self.constraints:
-            inside[inside] = constraint.allows(self.space, archs[inside])
+        inside[inside] = self._feasible(archs[inside])
         return inside
+
+    def _feasible(self, archs: Archs) -> npt.NDArray[np.bool_]:
+        """(n, d) archs of the region -> (n,): which of them keep to the constraints."""
+        kept = np.ones(len(archs), bool)
+        for constraint in self.constraints:
+            kept[kept] = constraint.allows(self.space, archs[kept])
+        return kept
 
     def sample(self, n: int, seed: Seed = None) -> Archs:
         rng = np.random.default_rng(seed)
         found, size, vain = np.empty((0, self.space.d), self.space.dtype), max(n, 1), 0
         while len(found) < n:
             drawn = self._region.sample(size, rng)
-            feasible = drawn[self.includes(drawn)]
+            feasible = drawn[self._feasible(drawn)]
             found, size = np.concatenate([found, feasible]), min(2 * size, MOST)
             vain = 0 if len(feasible) else vain + 1
             if vain == VAIN:
@@ -129,7 +139,7 @@ class Feasible(Subspace):
         result, lonely = try_draws(
             len(archs),
             lambda rows: self._region.mutate(archs[rows], rng, distance),
-            lambda mutants, rows: self.includes(mutants),
+            lambda mutants, rows: self._feasible(mutants),
             TRIES,
         )
         if len(lonely):
@@ -138,7 +148,7 @@ class Feasible(Subspace):
 
     def neighbors(self, arch: npt.ArrayLike, distance: int = 1) -> Archs:
         archs = self._region.neighbors(arch, distance)
-        return archs[self.includes(archs)]
+        return archs[self._feasible(archs)]
 
     def describe(self) -> str:
         return f"{self._region.describe()}, with {', '.join(map(str, self.constraints))}"

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from nasplug.analysis.pictures import draw_picture
 from nasplug.errors import NasplugError
 from nasplug.kernel.selection import Selection
-from nasplug.kernel.trial import State, Trial, Trials
+from nasplug.kernel.trial import State, Trial
 from nasplug.run.directory import replacing, write_json
 
 if TYPE_CHECKING:
@@ -205,15 +205,12 @@ def _write_trials(selection: Selection, path: Path) -> None:
     ):
         writer = csv.writer(handle)
         for first in range(0, len(trials), BLOCK):
-            rows = range(first, min(first + BLOCK, len(trials)))
-            part = Trials(trials.space, trials.archs[rows])
-            for name in Trials.columns:
-                setattr(part, name, getattr(trials, name)[rows])
-            part.metrics = {name: column[rows] for name, column in trials.metrics.items()}
-            columns = part.to_dict()
-            columns["repeat"] = part.repeats.tolist()
-            columns["feasible"] = part.feasible.tolist()
-            columns["error"] = [trials.notes.get(i, {}).get("error", "") for i in rows]
+            rows = slice(first, first + BLOCK)
+            columns = trials.to_dict(rows)
+            columns["repeat"] = trials.repeats[rows].tolist()
+            columns["feasible"] = trials.feasible[rows].tolist()
+            numbers = range(len(trials))[rows]
+            columns["error"] = [trials.notes.get(i, {}).get("error", "") for i in numbers]
             if first == 0:
                 writer.writerow(map(_cell, columns))
             for row in zip(*columns.values(), strict=True):

@@ -23,8 +23,8 @@ from nasplug.kernel.method import Method
 from nasplug.kernel.problem import Problem
 from nasplug.kernel.registry import registry
 from nasplug.kernel.space import Space
-from nasplug.kernel.subspace import Region, Subspace
-from nasplug.run.api import status_kept
+from nasplug.kernel.subspace import Region
+from nasplug.run.api import check_kinds, status_kept
 from nasplug.run.directory import (
     FORMAT,
     RunDirectory,
@@ -135,8 +135,7 @@ def tune(
     for name, (word, expected) in words.items():
         if not isinstance(word, str) or not word:  # a study goes on elsewhere, by these names
             raise NasplugError(f"{name} must be {expected}, as text; got {word!r}")
-    if not isinstance(within, Space | Subspace | Path | str | None):
-        raise NasplugError(f"within must be a subspace or a run directory, got {within!r}")
+    check_kinds(within=within)
     if not isinstance(method, str) and not (
         isinstance(method, type) and issubclass(method, Method)
     ):

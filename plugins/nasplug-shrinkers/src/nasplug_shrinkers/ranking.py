@@ -8,7 +8,7 @@ import numpy as np
 
 from nasplug import ENUMERABLE, Archs, ArchSet, Int, NasplugError, Search, Subspace
 from nasplug.analysis import Predictor
-from nasplug_shrinkers.shrinker import Shrinker, distinct
+from nasplug_shrinkers.shrinker import Shrinker
 
 
 class RandomShrink(Shrinker):
@@ -39,7 +39,7 @@ class TopN(Shrinker):
 
 def best(search: Search, model: Predictor, archs: Archs, size: int) -> ArchSet:
     """The best-predicted of some archs."""
-    archs = distinct(search, archs)
+    archs = search.region.distinct(archs)
     if not len(archs):
         raise NasplugError(f"no arch of {search.region.describe()} keeps to the constraints")
     if len(archs) < size:

@@ -36,7 +36,8 @@ class Shrinker(Method):
     @hookimpl
     def propose(self, search: Search, subspace: Region) -> Archs:
         """Archs up to isomorphism, so that none is scored twice."""
-        return distinct(search, subspace.sample(max(FEWEST, search.remaining), search.rng))
+        archs = subspace.sample(max(FEWEST, search.remaining), search.rng)
+        return search.region.distinct(archs)
 
     @hookimpl
     def select_final(self, search: Search) -> Selection:
@@ -62,8 +63,3 @@ class MaskShrinker(Shrinker):
             )
         region = search.region if isinstance(search.region, Mask) else Mask(search.space, {})
         self.choices = region.allowed  # (d, max cardinality): what the region offers
-
-
-def distinct(search: Search, archs: Archs) -> Archs:
-    """One of each class of isomorphs, where it first occurs; only what the search allows."""
-    return search.space.distinct(archs[search.allows(archs)])
