@@ -244,6 +244,14 @@ def test_names_are_no_markdown(tmp_path, monkeypatch):
     assert text.startswith("    a=`x`")
 
 
+def test_only_what_markdown_would_read_is_escaped():
+    """MLflow showed ``val_acc\\@200``."""
+    from nasplug.tracking.sender import _plain
+
+    assert _plain("val_acc@200") == "val_acc@200"
+    assert _plain("*a* [b](c) <d> `e`") == r"\*a\* \[b\]\(c\) &lt;d> \`e\`"
+
+
 def test_the_ui_runs_nothing_of_the_current_folder(tmp_path, monkeypatch):
     """`nasplug ui` ran ./mlflow.py."""
     (tmp_path / "mlflow.py").write_text("print('owned')")

@@ -452,8 +452,8 @@ def _line(text: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text in which Markdown sees nothing of its own."""
-    return re.sub(r"([^\w\s])", r"\\\1", _line(text))
+    """Text in which Markdown sees nothing of its own; before others MLflow shows the backslash."""
+    return re.sub(r"([\\`*{}\[\]()#|~])", r"\\\1", _line(text)).replace("<", "&lt;")
 
 
 def _name(text: str) -> str:
