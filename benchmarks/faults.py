@@ -32,8 +32,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from itertools import count
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -78,6 +80,11 @@ SETTINGS = {
 }  # fmt: skip
 TABLE = ("--on", "nb201/toy", "--budget", "200")  # of all other methods
 DAMAGED = ("regularized-evolution", "dsm", "gdas")  # methods whose run directories are damaged
+IMPORTED = (
+    "nasplug.cli.doctor", "nasplug.cli.search", "nasplug.cli.space", "nasplug.cli.tune",
+    "nasplug.evaluators.table", "nasplug.spaces.nb201.space", "nasplug.analysis.quality",
+    "sklearn.datasets", "xgboost",
+)  # fmt: skip
 
 
 class Kind(NamedTuple):
@@ -225,7 +232,7 @@ def kills(home: Path, dice: random.Random, methods: list[str]) -> Iterator[tuple
             code, _, err = nasplug_(home, "run", "--no-track", *region)
             assert code == 0, err
         words = (*settings(method), *MODES[mode], "--seed", str(seed))
-        tracked = number % TRACKED == 0
+        tracked = number % TRACKED == TRACKED - 1
         name = f"{method}, {mode}, seed {seed}{', tracked' * tracked}"
         never, seconds, refused = measured(home, method, *words)
         if refused:
@@ -291,10 +298,10 @@ def damages(home: Path, dice: random.Random, methods: list[str]) -> Iterator[tup
 def lines(home: Path, dice: random.Random, methods: list[str]) -> Iterator[tuple[str, str]]:
     command_lines.strew(fresh(folder := home / "lines"))
     shutil.copy(home / "nas-bench-201.parquet", folder)
-    brief, quick = command_lines.BRIEF, command_lines.QUICK
+    quick = command_lines.QUICK
     shrink = ("shrink-random", *quick[1:-1], "60")
     for words in ((*quick, "--out", "finished"), (*shrink, "--out", "shrunk")):
-        code, _, err = nasplug_(folder, *brief, *words)
+        code, _, err = nasplug_(folder, "run", "--no-track", *words)
         assert code == 0, err
     for words in command_lines.lines(dice.randrange(10**9)):
         yield repr(words), command_lines.judged(words, *nasplug_(folder, *words))
@@ -353,6 +360,16 @@ def campaign(
     return found
 
 
+def preload(methods: list[str]) -> None:
+    """Import before all forks what they need."""
+    packages = {registry().get("method", name).__module__.split(".")[0] for name in methods}
+    for package in packages - {"nasplug"}:
+        for module in iter_modules(import_module(package).__path__, f"{package}."):
+            import_module(module.name)
+    for name in IMPORTED:
+        import_module(name)
+
+
 def main() -> None:
     installed = sorted(registry().methods)
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -363,8 +380,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     methods = asked.method or installed
-    for method in methods:  # imported before all forks
-        registry().get("method", method)
+    preload(methods)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         found = campaign(
             Path(folder), asked.kind or [*KINDS], methods, asked.minutes, asked.enough, asked.seed
