@@ -410,7 +410,7 @@ BAD = {
     "run random --on nb201:C=4/toy": "unknown problem 'nb201:C=4/toy'",
     "ui --port 70000": "70000 is not in the range",
     "run random --on nb201/toy --budget 1e9": "'1e9' is not a valid integer",
-    "run random --on nb201/toy --max-cost nan": "max_cost must be above 0, got nan",
+    "run random --on nb201/toy --max-cost nan": "max_cost must be a number above 0, got nan",
     "run random --on nb201/toy --out=": "--out is followed by an empty value",
     "locality --on nb201/toy --queries 100000000000000000000": "is not in the range 2<=x<=10000000",
     "locality --on nb201/toy --queries 99 --seed -1": "-1 is not in the range x>=0",

@@ -18,6 +18,7 @@ import pytest
 
 import nasplug
 from nasplug import Method, NasplugError, Space, hookimpl
+from nasplug.kernel.registry import registry
 from nasplug.run.directory import CELLS, CHECKPOINTS, QUALITY, _checksum, read_json, write_json
 from nasplug.run.journal import FILE, Journal, checksum
 
@@ -199,7 +200,7 @@ def changed(content, at, value):
 @pytest.mark.parametrize("file", ["run.json", "status.json"])
 def test_values_of_a_wrong_type_are_refused_or_do_no_harm(runs, tmp_path, monkeypatch, file):
     """With the checksum that a stranger would compute, too."""
-    monkeypatch.setattr("nasplug.tracking.follow", lambda run_dir: None)
+    monkeypatch.setattr(registry().trackers["mlflow"], "target", lambda run_dir: None)
     found, tables = runs
     shutil.copytree(found["replayed", "finished"], run := tmp_path / "run")
     original = json.loads((run / file).read_text())

@@ -23,6 +23,7 @@ import nasplug
 from nasplug import Int, Method, NasplugError, Source, Space, hookimpl, tracking
 from nasplug.run.directory import RunDirectory, write_json
 from nasplug.run.journal import Journal
+from nasplug.run.secrets import redacted
 
 # Not importorskip: a search must not have imported it, nor must its test.
 if importlib.util.find_spec("mlflow") is None:
@@ -135,10 +136,10 @@ def test_a_search_in_the_local_store(runs):
     good = np.flatnonzero(np.isfinite(trials.values))
     assert 0 < len(good) < 50
     values = [(number, trials.values[number]) for number in good]
-    assert points(runs, run, "value") == values
-    assert points(runs, run, "report") == [(number, -value) for number, value in values]
-    assert points(runs, run, "cost") == [(number, 2.0) for number in good]
-    assert points(runs, run, "top_5") == [(number, value / 2) for number, value in values]
+    assert points(runs, run, "trial/value") == values
+    assert points(runs, run, "trial/report") == [(number, -value) for number, value in values]
+    assert points(runs, run, "trial/cost") == [(number, 2.0) for number in good]
+    assert points(runs, run, "trial/top_5") == [(number, value / 2) for number, value in values]
     assert points(runs, run, "failed")[-1][1] == 50 - len(good)
     best = points(runs, run, "best_value")
     assert [value for _, value in best] == sorted(value for _, value in best)
@@ -197,7 +198,18 @@ def test_trials_scored_out_of_order(runs):
     tracking.follow(path)
     assert tracking.wait(PATIENCE)
     run = tracking.run_id(path)
-    assert [step for step, _ in points(runs, run, "value")] == [0, 1, 2, 3, 4, 7, 8, 9, 10, 11]
+    assert [step for step, _ in points(runs, run, "trial/value")] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        7,
+        8,
+        9,
+        10,
+        11,
+    ]
     assert ending(runs, run) == "KILLED"
     with contextlib.closing(sqlite3.connect(path / "journal.sqlite")) as store:
         mark = ", ".join("?" * len(rows[5]))
@@ -207,7 +219,7 @@ def test_trials_scored_out_of_order(runs):
     tracking.follow(path)
     assert tracking.wait(PATIENCE)
     assert tracking.run_id(path) == run
-    assert [step for step, _ in points(runs, run, "value")] == list(range(12))
+    assert [step for step, _ in points(runs, run, "trial/value")] == list(range(12))
     assert ending(runs, run) == "FINISHED"
 
 
@@ -270,13 +282,13 @@ def test_killed_with_its_tracker_then_synced_then_resumed(runs, tmp_path):
     assert (answer["trials"], answer["complete"]) == (20, True)
     run = answer["run_id"]
     assert ending(runs, run) == "KILLED"
-    assert [step for step, _ in points(runs, run, "value")] == list(range(20))
+    assert [step for step, _ in points(runs, run, "trial/value")] == list(range(20))
 
     nasplug.resume(out, method=Sampler(), space=SPACE, evaluate=score)
     assert tracking.wait(PATIENCE)
     assert tracking.run_id(out) == run
     assert ending(runs, run) == "FINISHED"
-    assert points(runs, run, "value") == [(row.number, row.value) for row in journal(out)]
+    assert points(runs, run, "trial/value") == [(row.number, row.value) for row in journal(out)]
     assert len(journal(out)) == 60
 
 
@@ -306,7 +318,7 @@ def test_a_store_that_is_lost_is_filled_again(runs):
     answer = tracking.sync(selection.run_dir)
     assert (answer["trials"], answer["complete"]) == (9, True)
     assert answer["run_id"] != run
-    assert [step for step, _ in points(runs, answer["run_id"], "value")] == list(range(9))
+    assert [step for step, _ in points(runs, answer["run_id"], "trial/value")] == list(range(9))
 
 
 def test_processes_that_create_the_store_at_the_same_time(tmp_path):
@@ -319,7 +331,7 @@ def test_processes_that_create_the_store_at_the_same_time(tmp_path):
         assert search.returncode == 0, error
     for out in folders:  # on a busy machine the tracking processes outlive the wait at exit
         eventually(lambda out=out: tracking.read_json(out / "tracking.json").get("ended"), out)
-        steps = points(tmp_path / "runs", tracking.run_id(out), "value")
+        steps = points(tmp_path / "runs", tracking.run_id(out), "trial/value")
         assert [step for step, _ in steps] == list(range(60))
 
 
@@ -419,7 +431,7 @@ def test_a_server_that_goes_away_and_comes_back(server, tmp_path, monkeypatch):
     eventually(lambda: tracking.read_json(b / "tracking.json").get("ended"), "the end of b")
     for out in (a, b):
         run = tracking.run_id(out)
-        assert server.steps(run, "value") == list(range(60))
+        assert server.steps(run, "trial/value") == list(range(60))
         answer = server.get("runs/get", run_id=run)["run"]
         assert answer["info"]["status"] == "FINISHED"
         assert answer["info"]["run_name"] == out.name
@@ -437,23 +449,26 @@ def test_a_server_that_goes_away_and_comes_back(server, tmp_path, monkeypatch):
 
 
 def test_secrets_stay_out(tmp_path, monkeypatch):
-    assert tracking.redacted("https://me:secret@host:5/a/b") == "https://host:5/a/b"
-    assert tracking.redacted("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"
+    assert redacted("https://me:secret@host:5/a/b") == "https://host:5/a/b"
+    assert redacted("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"
     monkeypatch.setattr(sys, "argv", ["nasplug", "--storage", "postgresql://me:secret@host/db"])
     nasplug.search(
         Sampler(), space=SPACE, evaluate=score, budget=2, out=tmp_path / "out", tracking=False
     )
     written = (tmp_path / "out" / "run.json").read_text()
     assert "secret" not in written
-    assert "postgresql://***@host/db" in written
+    assert json.loads(written)["environment"]["command"] == ["nasplug"]
 
 
 def test_where_runs_go(tmp_path, monkeypatch):
     local = f"sqlite:///{tmp_path}/runs/mlflow.db"
     assert tracking.store_uri() == local
-    assert local in tracking.ui_command()
+    command, environment = tracking.ui_command()
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == local
+    assert "-P" in command
+    assert local not in command
     write_json(tmp_path / "tracking.json", {"uri": "http://noted"})
-    assert tracking.store_uri(tmp_path) == "http://noted"
+    assert tracking.store_uri(tmp_path) == local
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@given")
     assert tracking.store_uri(tmp_path) == "https://me:secret@given"
     with pytest.raises(NasplugError, match=r"its UI is at https://given$"):

@@ -4,8 +4,10 @@ import csv
 import dataclasses
 import importlib.util
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,8 +55,8 @@ class Climber(Method):
 
 
 def tune(out, method=Climber, evaluate=score, **options):
-    options = {"trials": 6, "seeds": 2, "budget": 15, "tracking": False, **options}
-    return nasplug.tune(method, space=SPACE, evaluate=evaluate, out=out, **options)
+    options = {"trials": 6, "seeds": 2, "budget": 15, "tracking": False, "space": SPACE, **options}
+    return nasplug.tune(method, evaluate=evaluate, out=out, **options)
 
 
 def offered(study):
@@ -141,6 +143,77 @@ def test_what_cannot_be_tuned(params, fixed, message):
         HyperparameterSpace(Climber.declared(), params, fixed)
 
 
+class Evolving(Method):
+    """Two of its hyperparameters cannot exceed a third."""
+
+    tournament = Int(3, low=2, high=1000, log=True, at_most="population")
+    population = Int(10, low=1, high=64, log=True)
+    share = Float(2.5, low=0.5, high=80, at_most="population")
+
+    @hookimpl
+    def propose(self, search, subspace):
+        return subspace.sample(1, search.rng)
+
+
+def test_a_hyperparameter_that_cannot_exceed_another_is_refused_at_once():
+    assert Evolving(population=3, tournament=3).tournament == 3
+    with pytest.raises(NasplugError, match=r"tournament \(4\) cannot exceed population \(3\)"):
+        Evolving(population=3, tournament=4)
+    with pytest.raises(NasplugError, match=r"tournament \(3\) cannot exceed population \(2\)"):
+        Evolving(population=2)
+    assert Evolving.tournament.bounds == "[2, 1000] log, at most population"
+
+
+def bounds(space, **values):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.enqueue_trial(values)
+    space.suggest(trial := study.ask())
+    return {name: (one.low, one.high) for name, one in trial.distributions.items()}
+
+
+def test_bounds_that_depend_on_each_other():
+    declared = Evolving.declared()
+    space = HyperparameterSpace(declared, None, {})
+    assert space.names == ("population", "tournament", "share")
+    assert bounds(space, population=7) == {
+        "population": (2, 64), "tournament": (2, 7), "share": (0.5, 7),
+    }  # fmt: skip
+    # What is not tuned keeps its value, and the others keep to that.
+    space = HyperparameterSpace(declared, ("population",), {"tournament": 20})
+    assert bounds(space) == {"population": (20, 64)}
+    assert space.defaults == {"population": 20}
+    space = HyperparameterSpace(declared, ("tournament",), {"population": 2, "share": 1})
+    assert bounds(space) == {"tournament": (2, 2)}
+    assert space.defaults == {"tournament": 2}
+
+
+@pytest.mark.parametrize(
+    "sampler", ["random", "tpe(n_startup_trials=4)", "nsgaii(population_size=5)"]
+)
+def test_no_trial_is_lost_to_bounds_that_depend_on_each_other(tmp_path, sampler):
+    """Random search with regularized evolution lost every second trial."""
+    study = tune(tmp_path / "s", Evolving, trials=16, seeds=1, budget=3, sampler=sampler)
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
+    assert len({trial.params["tournament"] for trial in study.trials}) > 3
+    for trial in study.trials:
+        assert trial.params["tournament"] <= trial.params["population"]
+    best = json.loads((tmp_path / "s/best.json").read_text())
+    assert best["hyperparameters"] == study.best_params
+    ranges = report._of_one_range(study).trials[-1].distributions
+    assert ranges["tournament"].high == max(t.params["population"] for t in study.trials)
+    assert len({str(t.distributions) for t in report._of_one_range(study).trials}) == 1
+
+
+def test_a_subclass_that_gives_what_bounds_another_a_value(tmp_path):
+    class Fixed(Evolving):
+        population = 4
+
+    with pytest.raises(NasplugError, match=r"cannot exceed population \(4\)"):
+        Fixed(tournament=5)
+    study = tune(tmp_path / "s", Fixed, trials=8, seeds=1, budget=3, sampler="random")
+    assert {trial.params["tournament"] for trial in study.trials} == {2, 3, 4}
+
+
 # ---- a study
 
 
@@ -218,10 +291,90 @@ def test_an_interrupted_study_goes_on_as_if_it_had_not_been(tmp_path):
     status = json.loads((tmp_path / "cut/status.json").read_text())
     assert status["state"] == "killed"
     study = tune(tmp_path / "cut", **options)
-    assert [trial.state for trial in study.trials].count(TrialState.FAIL) == 1
-    kept = counted(study)
-    assert [trial.number for trial in kept] == [0, 1, 2, 4, 5, 6]
-    assert [(t.params, t.values, t.state) for t in kept] == offered(whole)
+    assert offered(study) == offered(whole)
+
+
+KILLED = """
+import itertools, os, random, sys
+from pathlib import Path
+import optuna
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+import nasplug
+from nasplug import Int, Method, Space, hookimpl
+from nasplug.tuning import report, storage
+
+report._draw = report._draw_page = lambda *_: None
+
+class Sampler(Method):
+    K, L = Int(3, low=1, high=50), Int(3, low=1, high=50)
+    @hookimpl
+    def propose(self, search, subspace):
+        archs = subspace.sample(1, search.rng)
+        return archs % (1 + self.K % 4)
+
+def study(folder):
+    nasplug.tune(
+        Sampler, space=Space({f"d{i}": range(4) for i in range(6)}, name="toy"),
+        evaluate=lambda arch: sum(arch.values()), trials=8, seeds=2, budget=4,
+        sampler=sys.argv[2], out=folder, tracking=False,
+    )
+
+def killed(folder, statement, n):
+    "Go on with the study in a fork that dies before it executes this SQL for the nth time."
+    child = os.fork()
+    if not child:
+        def die(connection, cursor, text, *_):
+            if statement in text and not next(left):
+                os.kill(os.getpid(), 9)
+
+        left = itertools.count(n - 1, -1)
+        event.listen(Engine, "before_cursor_execute", die)
+        try:
+            study(folder)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+def kept(folder):
+    found = optuna.load_study(
+        study_name=folder.name, storage=storage.open_storage(f"sqlite:///{folder}/study.db")
+    )
+    return [
+        (t.number, t.params, t.values, t.state.name, t.user_attrs.get("measured"))
+        for t in storage.counted(found)
+    ]
+
+folder = Path(sys.argv[1])
+study(folder / "whole")  # here, so that no fork imports what it needs anew
+moments = [
+    ("INSERT INTO study_user_attributes", 1),  # the study is half created
+    ("INSERT INTO trial_params", 2),  # a trial has one of its two hyperparameters
+    ("INSERT INTO trial_intermediate_values", 2),  # between two searches
+    ("UPDATE trials SET state", 5),  # before a trial ends
+    ("INSERT INTO trials ", 2),
+    ("", random.Random(0).randrange(100, 200)),
+]
+for moment in moments:
+    assert killed(folder / "cut", *moment), moment
+study(folder / "cut")
+whole = kept(folder / "whole")
+assert len(whole) == 8
+assert kept(folder / "cut") == whole, (kept(folder / "cut"), whole)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("sampler", ["tpe(n_startup_trials=3)", "cmaes(n_startup_trials=3)"])
+def test_a_study_that_is_killed_anywhere_is_the_one_that_never_was(tmp_path, sampler):
+    """It was another one if it was killed between two hyperparameters, and could not go on at all
+    if it was killed while the study was being created."""
+    if "cmaes" in sampler:
+        pytest.importorskip("cmaes")
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path), sampler], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ImportError("No module named 'gp'")])
@@ -464,14 +617,15 @@ def test_what_a_dead_worker_had_begun_waits_again_but_not_for_ever(tmp_path):
     for _ in range(RETRIES + 1):
         trial = study.ask()
         trial.set_user_attr("worker", "worker-dead")
-        Roll(study, f"sqlite:///{tmp_path}/s/study.db", tmp_path / "s").reclaim()
+        url = f"sqlite:///{tmp_path}/s/study.db"
+        Roll(study, study._storage, url, tmp_path / "s").reclaim()
     last = counted(study)[-1]
     assert (len(counted(study)), last.state) == (3, TrialState.FAIL)
     assert report.failures(study) == (1, "its workers died")
     # Another machine's worker is not known to be dead, only its heartbeats tell.
     trial = study.ask()
     trial.set_user_attr("worker", "worker-elsewhere")
-    Roll(study, "postgresql://host/database", tmp_path / "s").reclaim()
+    Roll(study, study._storage, "postgresql://host/database", tmp_path / "s").reclaim()
     assert study.trials[trial.number].state == TrialState.RUNNING
 
 
@@ -554,6 +708,9 @@ def test_a_directory_of_something_else(tmp_path):
     with pytest.raises(NasplugError, match="holds a run"):
         tune(tmp_path / "run")
     tune(tmp_path / "s", trials=1)
+    with pytest.raises(NasplugError, match=r"s holds a study: another --out starts a run"):
+        nasplug.search(Climber(), space=SPACE, evaluate=score, budget=5, out=tmp_path / "s")
+    assert not (tmp_path / "s/run.json").exists()
     (tmp_path / "s/study.db").unlink()
     with pytest.raises(NasplugError, match="belongs to another study"):
         tune(tmp_path / "s", trials=1)
@@ -562,10 +719,10 @@ def test_a_directory_of_something_else(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trials": 0}, "trials must be at least 1"),
-        ({"seeds": 0}, "seeds must be at least 1"),
-        ({"workers": 0}, "workers must be at least 1"),
-        ({"budget": 0}, "budget must be a whole number from 1 on"),
+        ({"trials": 0}, "trials must be a whole number, at least 1; got 0"),
+        ({"seeds": 0}, "seeds must be a whole number, at least 1"),
+        ({"workers": 0}, "workers must be a whole number, at least 1"),
+        ({"budget": 0}, "budget must be a whole number, at least 1"),
         ({"params": ("edit",)}, "did you mean edits"),
         ({"sampler": "tpee"}, "did you mean tpe"),
         ({"sampler": "grid"}, "unknown sampler"),
@@ -573,17 +730,117 @@ def test_a_directory_of_something_else(tmp_path):
         ({"sampler": "tpe(multivariat=True)"}, "takes .*multivariate"),
         ({"sampler": "tpe(print())"}, "a sampler is a name"),
         ({"pruner": "threshold"}, "Either lower or upper"),
-        ({"seed": -1}, "seed must be at least 0"),
-        ({"params": ()}, "no name is given"),
+        ({"seed": -1}, "seed must be a whole number, at least 0"),
+        ({"params": ()}, "params must be at least one name"),
         ({"pruner": "middle"}, "unknown pruner"),
         ({"objectives": ()}, "objectives must be"),
-        ({"objectives": ("value", "value")}, "objectives must be"),
+        ({"objectives": ("value", "value")}, "objectives must be .* 'value' is given twice"),
+        ({"params": ("edits", "edits")}, "params must be .* 'edits' is given twice"),
+        ({"objectives": "value"}, r"a list of names, such as .*; got 'value'"),
+        ({"sampler": optuna.samplers.RandomSampler()}, "the name of an Optuna sampler"),
+        ({"sampler": "tpe(n_startup_trials=-5)"}, "n_startup_trials cannot be -5"),
+        ({"sampler": "tpe(seed=3)"}, "the seed is that of the study"),
+        ({"storage": Path("study.db")}, "storage must be a URL"),
+        ({"storage": "postgresql://me:secret@host:port/db"}, "cannot be used: a URL of a database"),
+        ({"method": Climber()}, "method must be a name or a class"),
+        ({"out": "x" * 300}, "cannot write the study directory"),
     ],
 )
 def test_bad_input(tmp_path, options, message):
-    with pytest.raises(NasplugError, match=message):
-        tune(tmp_path / "s", **options)
-    assert not (tmp_path / "s").exists()
+    options = {"out": tmp_path / "s", **options}
+    with pytest.raises(NasplugError, match=message) as error:
+        tune(**options)
+    assert "secret" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+# What each argument of `tune` cannot be. None of it may search, write or raise anything raw.
+NO_NUMBER = [
+    "5",
+    2.5,
+    True,
+    None,
+    [3],
+    -1,
+    0,
+    float("nan"),
+    float("inf"),
+    np.float64(3),
+    "x",
+    "",
+    {},
+]
+NO_NAMES = ["value", "", None, 3, ["value", "value"], [""], [3], [None], {"value"}, {"value": 1}]
+NO_TEXT = ["", 3, True, 2.5, [], ["tpe"], b"tpe", object(), {"name": "tpe"}]
+MALFORMED = {
+    "trials": NO_NUMBER,
+    "seeds": NO_NUMBER,
+    "budget": NO_NUMBER,
+    "workers": NO_NUMBER,
+    "seed": [one for one in NO_NUMBER if one != 0 or isinstance(one, bool)],
+    "objectives": [*NO_NAMES, [], "cost,value", [["value"]]],
+    "params": ["edits", "", 3, [], ["edits", "edits"], [3], {"edits"}, ["edit"], ["loud"], [""]],
+    "sampler": [
+        *NO_TEXT, optuna.samplers.RandomSampler(), optuna.samplers.TPESampler, "grid", "tpe(",
+        "tpe(3)", "tpe(n_startup_trials=-5)", "tpe(n_startup_trials='x')", "tpe(seed=1)",
+        "tpe(multivariate=2.5)", "tpe(n_ei_candidates=True)", "nsgaii(population_size=1)",
+        "__import__('os')", "tpe(**{})", "tpe\0", "Base", None,
+    ],
+    "pruner": [
+        *NO_TEXT, optuna.pruners.NopPruner(), optuna.pruners.NopPruner, "percentile", "median(5)",
+        "median(n_startup_trials=-1)", "median(interval_steps=0)", "hyperband(min_resource=-2)",
+        "percentile(percentile=200)", "threshold", "none", None,
+    ],
+    "storage": [
+        *NO_TEXT, Path("study.db"), "study.db", "nothing://there", "postgresql://host:port/db",
+        "mysql+nothing://host/db", "journal:///no/such/folder/a.log", "journal:///", "://", "a://",
+        "sqlite:////no/such/folder/a.db", "sqlite:////", "journal:///dev/null/a",
+    ],
+    "out": ["", 42, True, [], b"x", "x" * 300, Path("y" * 300), "a\0b", "/dev/null/a", "/proc/a"],
+    "method": [Climber(), None, 3, "", "climber", Space, dict, object(), ["dsm"], Method],
+    "space": [3, "toy", None, {"a": [1, 2]}, [SPACE]],
+    "direction": ["up", None, 1, "", True],
+    "constraints": ["flops<=3", None, 3, [3], ["flops"], ["flops<=x"], [None], ["<=3"]],
+    "within": [42, True, [], "", "no/such/run", Space({"a": range(2)}), Path("no/such/run"), 0.5],
+    "edits": ["x", 0, 7, 2.5, None, [], float("nan"), "2.5"],
+    "edit": [1, None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("argument", MALFORMED)
+def test_malformed_calls(tmp_path, monkeypatch, argument):
+    """Many of them raised something raw or were accepted: trials="5", trials=2.5, seeds=True,
+    sampler=RandomSampler(), storage=Path(...), names of 300 characters ..."""
+    monkeypatch.chdir(tmp_path)
+    called, passed = [], []
+    rng = np.random.default_rng(0)
+    for value in MALFORMED[argument]:
+        options = {"out": tmp_path / "s", argument: value}
+        other = list(MALFORMED)[rng.integers(len(MALFORMED))]  # and one that is wrong in two ways
+        wrong = MALFORMED[other][rng.integers(len(MALFORMED[other]))]
+        for more in ({}, {other: wrong}):
+            try:
+                tune(evaluate=called.append, **{**more, **options})
+            except NasplugError as error:
+                if called:
+                    passed.append((argument, value, more, f"searched first: {error}"))
+                    called.clear()
+            except Exception as error:
+                passed.append((argument, value, more, repr(error)))
+            else:
+                passed.append((argument, value, more, "was accepted"))
+    assert not passed, str(passed)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"hello\n", b"\x00\xff\xfe" * 50, b"[1]\n", b'{"a": 1}\n'])
+def test_a_storage_that_is_some_other_file(tmp_path, content):
+    file = tmp_path / "notes"
+    file.write_bytes(content)
+    for url in (f"journal://{file}", f"sqlite:///{file}"):
+        with pytest.raises(NasplugError, match=str(file)):
+            tune(tmp_path / "s", storage=url)
+    assert file.read_bytes() == content
 
 
 def test_sync_waits_for_the_process_that_still_sends(tmp_path):

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, distribution, entry_points, version
 from pathlib import Path
 from typing import Literal
@@ -29,6 +30,8 @@ from nasplug.kernel.problem import problem as open_problem
 from nasplug.kernel.problem import space as open_space
 from nasplug.kernel.registry import WHERE_METHODS_ARE, registry
 from nasplug.run.directory import runs_folder
+from nasplug.run.secrets import redacted, scrubbed
+from nasplug.tracking import artifact_folder
 
 MB = 1 << 20
 MEMORY = {"table": 200 * MB, "train": 1000 * MB}  # what a search with this evaluator takes
@@ -317,17 +320,23 @@ def _tracking() -> Check:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
         return Check("tracking", "ok", "a local store beside the run directories")
-    if not uri.startswith(("http://", "https://")):
-        return Check("tracking", "ok", f"the store {uri}")
+    shown, scheme = redacted(uri), uri.partition(":")[0].partition("+")[0]
+    if scheme == "sqlite" and (folder := artifact_folder(uri)) and not folder.parent.is_dir():
+        fix = f"make it, or correct MLFLOW_TRACKING_URI: mkdir -p {folder.parent}"
+        return Check("tracking", "warn", f"the folder of {shown} is not there", fix)
+    if scheme in ("sqlite", "postgresql", "mysql", "mssql", "file", "databricks"):
+        return Check("tracking", "ok", f"the store {shown}")
     try:
+        if scheme not in ("http", "https"):
+            raise ValueError("MLflow has no stores of this kind")
         with urlopen(uri.rstrip("/") + "/health", timeout=TIMEOUT):
-            return Check("tracking", "ok", f"{uri} answers")
+            return Check("tracking", "ok", f"{shown} answers")
     except HTTPError as error:  # it wants a password, say: it is there
-        return Check("tracking", "ok", f"{uri} answers ({error.code})")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+        return Check("tracking", "ok", f"{shown} answers ({error.code})")
+    except (OSError, ValueError, HTTPException) as error:
+        reason = scrubbed(str(getattr(error, "reason", error)), uri)
         return Check(
-            "tracking", "warn", f"{uri} does not answer: {reason}",
+            "tracking", "warn", f"{shown} does not answer: {reason}",
             "start it or correct MLFLOW_TRACKING_URI; a search runs all the same, and "
             "`nasplug sync RUN_DIR` sends it later",
         )  # fmt: skip

@@ -143,8 +143,8 @@ def _write(columns: dict[str, Any], path: Path) -> None:
 def _nb201(space: Space, rows: Rows) -> dict[str, Any]:
     """A key has the operation of each edge, in the order and by the numbers of our space.
 
-    The model sizes are left out: of 204 cells they are, for some of the seeds, those of another
-    cell, an isomorph. All others are what the space counts.
+    The model sizes are left out: of 204 cells they differ between the seeds, of all others they
+    are what the space counts.
     """
     archs = np.array([list(key) for key in rows]).astype(space.dtype)
     seeds = np.array([[*row["val_acc"], np.nan][:SEEDS] for row in rows.values()])

@@ -34,6 +34,7 @@ class Hyperparameter(Generic[T]):
     doc: str = ""
     tunable: bool = True
     when: str = ""  # "name=value": only matters if that other hyperparameter has that value
+    at_most: str = ""  # the name of another one, which it cannot exceed
     name: str = ""
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -83,22 +84,20 @@ class _Number(Hyperparameter[T]):
 
     @property
     def bounds(self) -> str:
-        return f"[{self.low:g}, {self.high:g}]{' log' if self.log else ''}"
+        limit = f", at most {self.at_most}" if self.at_most else ""
+        return f"[{self.low:g}, {self.high:g}]{' log' if self.log else ''}{limit}"
 
 
-@dataclass
 class Int(_Number[int]):
     """A whole number in [low, high]."""
 
     kind = (int, "a whole number")
 
 
-@dataclass
 class Float(_Number[float]):
     """A number in [low, high]."""
 
 
-@dataclass
 class Bool(Hyperparameter[bool]):
     """True or False."""
 
@@ -156,12 +155,12 @@ class Method:
         for name in hyperparameters:
             if name not in declared:
                 raise unknown("hyperparameter", name, declared, f"of {type(self).__name__}")
-        self.hyperparameters = {
-            name: declaration.parse(hyperparameters[name])
-            if name in hyperparameters
-            else declaration.default
-            for name, declaration in declared.items()
-        }
+        given = {name: declared[name].parse(value) for name, value in hyperparameters.items()}
+        self.hyperparameters = {name: one.default for name, one in declared.items()} | given
+        for name, one in declared.items():
+            value, limit = getattr(self, name), getattr(self, one.at_most or name)
+            if one.at_most and value > limit:
+                raise NasplugError(f"{name} ({value}) cannot exceed {one.at_most} ({limit})")
 
     def setup(self, search: Search) -> None:
         """Called once before the first round: check the hyperparameters against the space, make

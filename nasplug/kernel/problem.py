@@ -88,6 +88,10 @@ class Problem:
             raise NasplugError(
                 'what to search? on="nb201/digits", or a space and an evaluate function or data'
             )
+        if not isinstance(space, Space):
+            raise NasplugError(
+                f"space must be a Space, as nasplug.Space(...) or nasplug.space(NAME): {space!r}"
+            )
         if evaluate is not None and data is not None:
             raise NasplugError("give evaluate= or data=, not both: it says how archs are scored")
         if data is not None:

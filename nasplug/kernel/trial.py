@@ -263,7 +263,8 @@ class Trial:
     @property
     def intermediate_values(self) -> dict[int, float]:
         """{step: value}, as reported."""
-        return {int(k): v for k, v in self.user_attrs.get("intermediate", {}).items()}
+        steps = self.user_attrs.get("intermediate", {}).items()
+        return {int(step): np.nan if value is None else value for step, value in steps}
 
     def report(self, value: float, step: int) -> None:
         """Note an intermediate value, such as the accuracy after an epoch."""

@@ -25,7 +25,7 @@ from nasplug.run import report as reports
 from nasplug.run.constraints import Constraints
 from nasplug.run.directory import RunDirectory, environment, free_directory
 from nasplug.run.progress import bar
-from nasplug.run.prune import median_pruner
+from nasplug.run.prune import MedianPruner
 from nasplug.run.replay import Replay
 
 
@@ -85,7 +85,7 @@ def search(
     Same seed, same trials. Raises NasplugError for whatever the user can mend.
     """
     check_kinds(
-        on=on, space=space, direction=direction, evaluator=evaluator, reward=reward, report=report,
+        on=on, direction=direction, evaluator=evaluator, reward=reward, report=report,
         within=within, repeats=repeats, isomorphs=isomorphs, max_cost=max_cost,
         max_seconds=max_seconds, out=out,
     )  # fmt: skip
@@ -193,7 +193,6 @@ KINDS: dict[str, tuple[tuple[Any, ...], str]] = {
         ((str,), "a name"),
     ),
     **dict.fromkeys(("max_cost", "max_seconds"), ((int, float, np.number), "a number")),
-    "space": ((Space,), "a Space, as nasplug.Space(...) or nasplug.space(NAME)"),
     "within": ((Space, Subspace, Path, str), "a Subspace or a run directory"),
     "out": ((Path, str, bool), "a folder, or True for a new one"),
 }
@@ -231,7 +230,7 @@ def _run(
 ) -> Selection:
     """Run a search with its progress bar, its reports and its tracker."""
     if prune:
-        search.pruner = median_pruner(search.trials)
+        search.pruner = MedianPruner(search)
     if directory is None:
         with bar(search, progress):
             return search.run()

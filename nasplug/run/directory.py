@@ -10,7 +10,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 import time
 import uuid
 import zlib
@@ -31,10 +30,10 @@ from nasplug.errors import NasplugError
 from nasplug.kernel.registry import registry
 from nasplug.kernel.tree import jsonable, read_arrays
 from nasplug.run.journal import FILE, Journal
+from nasplug.run.secrets import command_line
 
 FORMAT = 4  # of the run directory; a directory of another format is refused
 PATIENCE = 1.0  # seconds for which a lock may be held by somebody who only looks at it
-PASSWORD = re.compile(r"(?<=:)//[^/@\s]+@")  # in a URL on the command line
 CHECKPOINTS = ("checkpoint.npz", "checkpoint.old.npz")  # the last two, the newest first
 
 # What a JSON file holds: by name the types of its value, or what a dict or a list of dicts holds.
@@ -52,7 +51,8 @@ RUN: Schema = {
     },
     "within": (bool,), "prune": (bool,), "tracking": (bool,),
     "options": {
-        "budget": NUMBER, "seed": (int,), "repeats": (str,), "constraints": (list,),
+        "budget": NUMBER, "seed": (int,), "repeats": (str,), "isomorphs": (str, NONE),
+        "constraints": (list,),
         "max_cost": (*NUMBER, NONE), "max_seconds": (*NUMBER, NONE),
     },
     "environment": {"time": (str,), "python": (str,), "platform": (str,), "versions": (dict,)},
@@ -92,6 +92,8 @@ class RunDirectory:
             raise NasplugError(f"{name} has a value of a type that it does not take")
         try:
             path.mkdir(parents=True, exist_ok=True)
+            if (path / "study.json").exists():
+                raise NasplugError(f"{path} holds a study: another --out starts a run")
             _refuse_links(path)
         except OSError as error:
             raise NasplugError(f"cannot write the run directory {path}: {error}") from None
@@ -354,7 +356,7 @@ def environment() -> dict[str, Any]:
     """Enough to run it again: versions, commit, command line, machine."""
     return {
         "time": datetime.now().astimezone().isoformat(timespec="milliseconds"),
-        "command": [PASSWORD.sub("//***@", argument) for argument in sys.argv],
+        "command": command_line(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "git_commit": _git_commit(),

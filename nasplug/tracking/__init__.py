@@ -24,8 +24,10 @@ from typing import Any
 from nasplug.errors import NasplugError
 from nasplug.hookspecs import hookimpl
 from nasplug.run.directory import RunDirectory, read_json, runs_folder
+from nasplug.run.secrets import redacted, scrubbed
 
 AT_EXIT = 30.0  # seconds that a finished Python process waits for what is still being sent
+STALLED = 4.0  # seconds without anything sent after which neither it nor a command waits longer
 POLL = 0.05
 UI_PAGE = "/#/experiments?workflowType=machine_learning"  # else MLflow opens on its LLM pages
 
@@ -53,8 +55,12 @@ def follow(run_dir: Path | str) -> None:
         _say_off()
         return
     path = Path(run_dir).absolute()
+    uri = store_uri(path)
+    if (noted := _noted(path)) not in ("", redacted(uri)):
+        print(f"tracking: {path} was sent to {noted}, and is sent to {redacted(uri)} from now on",
+              file=sys.stderr)  # fmt: skip
     with _lock:
-        _followed[path] = store_uri(path)
+        _followed[path] = uri
         orders = [path]
         if _child is None or _child.poll() is not None:
             _child = _spawn()
@@ -65,15 +71,24 @@ def follow(run_dir: Path | str) -> None:
             _child.stdin.flush()
 
 
-def wait(timeout: float | None = None) -> bool:
+def wait(timeout: float | None = None, patience: float = math.inf) -> bool:
     """Wait until all searches followed so far have ended and are in MLflow.
 
     False if that is not so after `timeout` seconds, or sooner if it cannot become so: the server
-    does not answer, or the child process has died.
+    does not answer, or the child process has died. With `patience`, also once the store fails, or
+    has taken nothing for so many seconds: the child goes on trying by itself for a while.
     """
     deadline = time.monotonic() + (math.inf if timeout is None else timeout)
+    before: list[dict[str, Any]] = []
+    moved = time.monotonic()
     while missing := _incomplete():
         gave_up = all(_ended(path, "gave_up") for path in missing)
+        notes = [read_json(path / "tracking.json") for path in missing]
+        if notes != before:
+            before, moved = notes, time.monotonic()
+        tired = time.monotonic() - moved > patience
+        if patience < math.inf:  # without notes, the child is still importing MLflow
+            gave_up = gave_up or all(note.get("error") or (note and tired) for note in notes)
         if gave_up or _child is None or _child.poll() is not None:
             return not _incomplete()
         if time.monotonic() >= deadline:
@@ -82,8 +97,12 @@ def wait(timeout: float | None = None) -> bool:
     return True
 
 
-def sync(run_dir: Path | str) -> dict[str, Any]:
+def sync(run_dir: Path | str, to: str | None = None) -> dict[str, Any]:
     """Send to MLflow what is missing there of a run, finished or not.
+
+    to: the store, by default that of `store_uri`. A directory that was sent to another one is not
+    sent there, nor anywhere else, unless the store is named: what a directory says of servers is
+    somebody's word, and requests carry the user's credentials.
 
     Returns {run_dir, run_id, uri, trials, complete}; a run that some process still searches is
     sent as far as it has got, and not complete. NasplugError if it cannot be sent. A study
@@ -94,7 +113,13 @@ def sync(run_dir: Path | str) -> dict[str, Any]:
         RunDirectory.open(run_dir)
     if not _installed():
         raise NasplugError("MLflow is not installed: pip install nasplug[tracking]")
-    uri = store_uri(path)
+    uri = to or store_uri(path)
+    named = to or os.environ.get("MLFLOW_TRACKING_URI")
+    if not named and (noted := _noted(path)) not in ("", redacted(uri)):
+        raise NasplugError(
+            f"{path} was sent to {noted}: name the store with --to or MLFLOW_TRACKING_URI, such as "
+            f"--to {redacted(uri)} for your own"
+        )
     child = _spawn(stdout=subprocess.PIPE)
     try:
         answer, _ = child.communicate(_order(path, uri))
@@ -103,7 +128,11 @@ def sync(run_dir: Path | str) -> dict[str, Any]:
         raise
     errors = [json.loads(line)["error"] for line in answer.splitlines()]
     if errors != [""]:
-        reason = errors[-1] if errors else "the sending process failed; try NASPLUG_TRACEBACK=1"
+        reason = (
+            scrubbed(errors[-1], uri)
+            if errors
+            else "the sending process failed; try NASPLUG_TRACEBACK=1"
+        )
         raise NasplugError(f"{path} could not be sent to {redacted(uri)}: {reason}")
     notes = read_json(path / "tracking.json")
     return {
@@ -121,27 +150,34 @@ def run_id(run_dir: Path | str) -> str | None:
 
 
 def store_uri(run_dir: Path | str | None = None) -> str:
-    """Where runs go: ``MLFLOW_TRACKING_URI``, else where this one went before, else the local
-    store beside the run directories, such as ``sqlite:////home/me/runs/mlflow.db``."""
+    """Where runs go: ``MLFLOW_TRACKING_URI``, else the local store of the runs folder, such as
+    ``sqlite:////home/me/runs/mlflow.db``, or the one beside this run if it went there before."""
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
-    if run_dir and (uri := read_json(Path(run_dir) / "tracking.json").get("uri")):
-        return str(uri)
-    return f"sqlite:///{(runs_folder() / 'mlflow.db').as_posix()}"
+    folders = [runs_folder(), *([Path(run_dir).absolute().parent] if run_dir else [])]
+    stores = [f"sqlite:///{(folder / 'mlflow.db').as_posix()}" for folder in folders]
+    return stores[-1] if run_dir and _noted(Path(run_dir)) == stores[-1] else stores[0]
 
 
-def ui_command() -> list[str]:
-    """The command that shows the store in a browser: the MLflow UI."""
+def _noted(run_dir: Path) -> str:
+    """The store to which a directory says that it was sent."""
+    return str(read_json(run_dir / "tracking.json").get("uri", ""))
+
+
+def ui_command() -> tuple[list[str], dict[str, str]]:
+    """The command that shows the store in a browser, the MLflow UI, and what is to be added to its
+    environment: the store, which may hold a password that others see in a command."""
     uri = store_uri()
     if uri.startswith(("http://", "https://")):
         raise NasplugError(f"MLFLOW_TRACKING_URI is a server, its UI is at {redacted(uri)}")
     if not _installed():
         raise NasplugError("the UI is MLflow's: pip install nasplug[tracking]")
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    # Nothing is imported from the folder that one happens to stand in.
+    command = [sys.executable, "-P", "-m", "mlflow", "ui"]
     if folder := artifact_folder(uri):
         folder.mkdir(parents=True, exist_ok=True)
         command += ["--default-artifact-root", folder.as_uri(), "--workers", "1"]
-    return command
+    return command, {"MLFLOW_BACKEND_STORE_URI": uri, "PYTHONSAFEPATH": "1"}
 
 
 def artifact_folder(uri: str) -> Path | None:
@@ -149,13 +185,6 @@ def artifact_folder(uri: str) -> Path | None:
     if not uri.startswith("sqlite:///") or "?" in uri:
         return None
     return Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts"
-
-
-def redacted(uri: str) -> str:
-    """Without user and password."""
-    scheme, slashes, rest = uri.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def is_study(path: Path) -> bool:
@@ -230,7 +259,7 @@ def _forget() -> None:
 @atexit.register
 def _at_exit() -> None:
     with contextlib.suppress(KeyboardInterrupt):
-        wait(AT_EXIT)
+        wait(AT_EXIT, STALLED)
     if missing := _incomplete():
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         print(f"tracking incomplete: nasplug sync {missing[0]}{more}", file=sys.stderr)

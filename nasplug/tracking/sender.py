@@ -30,12 +30,14 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
+from sqlalchemy import NullPool, create_engine
 
 from nasplug.errors import NasplugError
 from nasplug.kernel.trial import State
 from nasplug.run.directory import RunDirectory, read_json, write_json
 from nasplug.run.journal import FILE, Journal, Row
-from nasplug.tracking import artifact_folder, redacted
+from nasplug.run.secrets import redacted, scrubbed
+from nasplug.tracking import artifact_folder
 from nasplug.tracking.locks import Presence
 
 METRICS, PARAMS = 900, 100  # that MLflow takes in one batch
@@ -44,6 +46,7 @@ MEASURED = 100  # further metrics of a trial that are sent
 LOOK = 1000  # trials read at a time
 FIRST = 1.0  # seconds without a trial after which a search gets its MLflow run all the same
 GRACE = 5.0  # seconds without success, after a search has ended, before giving it up
+CONNECT = 5  # seconds for a database to answer
 SLOWEST = 5.0  # seconds between attempts
 REFUSED = range(400, 429)  # HTTP: the same request will never be answered otherwise
 
@@ -128,7 +131,11 @@ class Sender:
         if self._notes["run_id"] is None:
             return self._begin(status)
         if not self._verified:
-            self._client.get_run(self._notes["run_id"])
+            found = self._client.get_run(self._notes["run_id"])
+            if found.data.tags.get("nasplug.key") != self._notes["key"]:
+                self._note(**NOTHING_SENT)  # somebody else's: what a directory says may be untrue
+                self._unsure = True
+                return True
             self._verified, self._unsure = True, False
         elif running and self._notes["ended"]:
             self._client.update_run(self._notes["run_id"], status="RUNNING")
@@ -157,9 +164,10 @@ class Sender:
         self._run = self._record()
         noted, uri = read_json(self.path / "tracking.json"), redacted(self.uri)
         self._unsure = bool(noted)
-        key = noted.get("key") or self._run.get("key") or uuid.uuid4().hex
+        key = self._run.get("key") or noted.get("key") or uuid.uuid4().hex
         sent = noted if noted.get("uri") == uri else {}
-        self._note(**{"key": key, "uri": uri, **NOTHING_SENT, **sent, "error": "", "gave_up": None})
+        about = {"key": key, "uri": uri, "error": "", "gave_up": None}
+        self._note(**{**NOTHING_SENT, **sent, **about})
         return True
 
     def _record(self) -> dict[str, Any]:
@@ -232,7 +240,7 @@ class Sender:
             self._log(metrics)
             sent = first + len(rows)
             trials = max(sent, self._notes["trials"])
-            self._note(sent=sent, trials=trials, best=best, failed=failed)
+            self._note(sent=sent, trials=trials, best=best, failed=failed, error="")
         return bool(rows)
 
     def _summarise(self, status: Mapping[str, Any]) -> None:
@@ -244,12 +252,19 @@ class Sender:
         if last:
             _, value, report = self._notes["best"] or (None, None, None)
             points = _finite(
-                best_value=value, best_report=report, selected_value=selected.get("value"),
-                selected_report=selected.get("report"), trials=self._notes["trials"],
-                seconds=last.elapsed,
+                best_value=value, best_report=report, trials=self._notes["trials"],
+                seconds=last.elapsed, **self._winner() if finished else {},
             )  # fmt: skip
             self._log(self._metrics(points, last))
         self._end(status, self._text(status, selected), self._when(last.elapsed if last else 0.0))
+
+    def _winner(self) -> dict[str, float | None]:
+        """{"selected_value": ...}: what is known of the selected arch. An overview shows it beside
+        the last trial's, which goes by trial/value."""
+        ranked = read_json(self.path / "selection.json").get("ranked") or [{}]
+        known = {"metrics": {}, **ranked[0]}
+        plain = {name: known.get(name) for name in ("value", "report", "cost")}
+        return {f"selected_{_name(name)}": x for name, x in (known["metrics"] | plain).items()}
 
     def _send_rest(self) -> None:
         """Trials beyond a gap: scored out of order by a search that then died."""
@@ -265,7 +280,8 @@ class Sender:
     def _end(self, status: Mapping[str, Any], text: str, time: int) -> None:
         run_id = self._notes["run_id"]
         for file in (file for name in self.artifacts for file in sorted(self.path.glob(name))):
-            self._client.log_artifact(run_id, str(file))
+            if file.is_file() and not file.is_symlink():  # a link may lead to anything
+                self._client.log_artifact(run_id, str(file))
         self._client.set_tag(run_id, "mlflow.note.content", _short(text, TAG))
         self._client.set_terminated(run_id, ENDINGS[status["state"]], end_time=time)
 
@@ -319,11 +335,11 @@ class Sender:
     def _text(self, status: Mapping[str, Any], selected: Mapping[str, Any]) -> str:
         """The run's description, in Markdown."""
         if status["state"] != "finished":
-            return f"**{status['state']}**: {status['error']}"
-        lines = [f"`{selected.get('arch')}`", ""]
+            return f"{status['state']}:\n\n    {_line(status['error'])}"
+        lines = [f"    {_line(selected.get('arch'))}", ""]  # code, in which nothing is markup
         for name, key in (("value", "reward"), ("report", "report")):
             if selected.get(name) is not None:
-                lines.append(f"- {self._run['scores'][key]}: **{selected[name]:.6g}**")
+                lines.append(f"- {_plain(self._run['scores'][key])}: **{selected[name]:.6g}**")
         return "\n".join(lines)
 
     # ---- where it comes from, and where it goes
@@ -363,15 +379,25 @@ class Sender:
         hopeless = isinstance(error, NasplugError) or status in REFUSED
         if hopeless or ((self._alone or self._ended) and now - self._well > GRACE):
             self.done = True
-            self.error = " ".join(str(error).split())[:500] or type(error).__name__
+            self.error = self._words(error)
             if self._notes:
                 self._note(error=self.error, gave_up=self._directory.status())
+        elif self._notes:
+            self._note(error=self._words(error))
+
+    def _words(self, error: Exception) -> str:
+        said = scrubbed(" ".join(str(error).split()), self.uri)
+        return said[:500] or type(error).__name__
 
 
 @cache
 def _connect(uri: str) -> Any:
     if folder := artifact_folder(uri):
         _create_store(Path(uri.removeprefix("sqlite:///")), folder)
+    elif re.match(r"(sqlite|postgresql|mysql|mssql)[+:]", uri):
+        # MLflow tries a database that is not there for minutes.
+        limit = {} if uri.startswith(("sqlite", "mssql")) else {"connect_timeout": CONNECT}
+        create_engine(uri, poolclass=NullPool, connect_args=limit).connect().close()
     return MlflowClient(uri)
 
 
@@ -410,12 +436,24 @@ def _create_store(file: Path, artifacts: Path) -> None:
 def _points(row: Row) -> dict[str, float]:
     if row.state == State.FAILED:
         return {}
+    """What is known of a trial: ``trial/value`` ..."""
     measured = {_name(name): x for name, x in list(row.metrics.items())[:MEASURED]}
-    return _finite(**measured | {"value": row.value, "report": row.report, "cost": row.cost})
+    measured |= _finite(value=row.value, report=row.report, cost=row.cost)
+    return {f"trial/{name}": x for name, x in _finite(**measured).items()}
 
 
 def _finite(**points: float | None) -> dict[str, float]:
     return {name: x for name, x in points.items() if x is not None and math.isfinite(x)}
+
+
+def _line(text: Any) -> str:
+    """One line that any store takes, whatever is in it."""
+    return " ".join(str(text).encode(errors="replace").decode().split())
+
+
+def _plain(text: str) -> str:
+    """Text in which Markdown sees nothing of its own."""
+    return re.sub(r"([^\w\s])", r"\\\1", _line(text))
 
 
 def _name(text: str) -> str:
@@ -425,4 +463,5 @@ def _name(text: str) -> str:
 
 def _short(value: Any, limit: int) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
+    text = text.encode(errors="replace").decode()  # no store takes half of a character
     return text if len(text) <= limit else f"{text[: limit - 20]}… (see run.json)"

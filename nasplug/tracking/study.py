@@ -15,7 +15,7 @@ from mlflow.entities import Metric
 from nasplug.run.directory import read_json
 from nasplug.tracking import read_lines
 from nasplug.tracking.locks import Presence
-from nasplug.tracking.sender import TAG, Sender, _finite, _name, _short
+from nasplug.tracking.sender import TAG, Sender, _finite, _line, _name, _short
 
 JOINING = 30.0  # seconds to wait for the parent run of a study that was begun elsewhere
 CURVE = 250  # its last moments
@@ -68,7 +68,7 @@ class StudySender(Sender):
         end = start + int(1000 * seconds)
         tags = {
             "mlflow.parentRunId": self._notes["run_id"],
-            "mlflow.note.content": _short(record.get("error") or f"`{record['arch']}`", TAG),
+            "mlflow.note.content": _short(record.get("error") or f"`{_line(record['arch'])}`", TAG),
         }
         name = f"trial-{record['trial']}-seed-{record['seed']}"
         run_id = self._create(record["key"], name, start, tags)

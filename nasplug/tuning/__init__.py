@@ -7,6 +7,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from nasplug.kernel.method import Method
 from nasplug.kernel.problem import Problem
 from nasplug.kernel.registry import registry
 from nasplug.kernel.space import Space
-from nasplug.kernel.subspace import Region
+from nasplug.kernel.subspace import Region, Subspace
 from nasplug.run.api import status_kept
 from nasplug.run.directory import (
     FORMAT,
@@ -34,7 +35,7 @@ from nasplug.run.directory import (
     stem_of,
     write_json,
 )
-from nasplug.tracking import redacted
+from nasplug.run.secrets import redacted
 from nasplug.tracking.locks import Presence
 
 try:
@@ -113,12 +114,36 @@ def tune(
 
     With one worker, the same seed gives the same study, interrupted or not.
     """
-    numbers = {"trials": trials, "seeds": seeds, "workers": workers, "seed": seed}
+    numbers = {
+        "trials": trials, "seeds": seeds, "workers": workers, "budget": budget, "seed": seed,
+    }  # fmt: skip
     for name, number in numbers.items():
-        if number < (least := 0 if name == "seed" else 1):
-            raise NasplugError(f"{name} must be at least {least}, got {number}")
-    if not objectives or len(set(objectives)) < len(objectives):
-        raise NasplugError("objectives must be different names, such as value,cost")
+        _check_number(name, number, least=0 if name == "seed" else 1)
+    _check_names("objectives", objectives, such_as="['value', 'cost']")
+    _check_names("constraints", constraints, such_as="['flops<=300e6']", least=0)
+    if params is not None:
+        _check_names("params", params, such_as="['K', 'lr']")
+    words = {
+        "sampler": (sampler, "the name of an Optuna sampler, such as 'tpe(multivariate=True)'"),
+        "pruner": (pruner, "the name of an Optuna pruner, such as 'median' or 'nop'"),
+        "storage": ("-" if storage is None else storage, "a URL, as 'sqlite:////folder/study.db'"),
+        "out": (
+            "-" if out is None else os.fspath(out) if isinstance(out, Path) else out,
+            "a folder",
+        ),
+    }
+    for name, (word, expected) in words.items():
+        if not isinstance(word, str) or not word:  # a study goes on elsewhere, by these names
+            raise NasplugError(f"{name} must be {expected}, as text; got {word!r}")
+    if not isinstance(within, Space | Subspace | Path | str | None):
+        raise NasplugError(f"within must be a subspace or a run directory, got {within!r}")
+    if not isinstance(method, str) and not (
+        isinstance(method, type) and issubclass(method, Method)
+    ):
+        raise NasplugError(
+            f"method must be a name or a class of methods, since its trials differ in "
+            f"hyperparameters; got {method!r}"
+        )
     description = {
         "on": on, "space": space, "evaluate": evaluate, "data": data, "direction": direction,
         "evaluator": evaluator, "reward": reward, "report": report,
@@ -163,7 +188,13 @@ def tune(
             opened = shared or stored.open_storage(url)
             study = Study(
                 stored.open_study(
-                    opened, folder.name, directions, about, hyperparameters.defaults, _home(folder)
+                    opened,
+                    url,
+                    folder.name,
+                    directions,
+                    about,
+                    hyperparameters.defaults,
+                    _home(folder),
                 ).study_name,
                 opened,
             )
@@ -183,8 +214,26 @@ def tune(
                 if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
                     _, reason = reports.failures(study)
                     raise NasplugError(f"every trial failed; the last said: {reason}")
-                reports.write(study, folder)
+                with stored.Roll(study, opened, url, folder).turn:  # one process at a time
+                    reports.write(study, folder)
     return study
+
+
+def _check_number(name: str, number: Any, least: int) -> None:
+    whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
+    if not whole or number < least:
+        raise NasplugError(f"{name} must be a whole number, at least {least}; got {number!r}")
+
+
+def _check_names(name: str, names: Any, such_as: str, least: int = 1) -> None:
+    if not isinstance(names, list | tuple) or not all(
+        isinstance(one, str) and one for one in names
+    ):
+        raise NasplugError(f"{name} must be a list of names, such as {such_as}; got {names!r}")
+    if len(names) < least:
+        raise NasplugError(f"{name} must be at least one name, such as {such_as}")
+    if twice := [one for one in names if names.count(one) > 1]:
+        raise NasplugError(f"{name} must be different names, but {twice[0]!r} is given twice")
 
 
 def _run(
@@ -217,7 +266,7 @@ def _run(
             if process.pid is not None:
                 process.terminate()
                 process.join()
-        stored.Roll(study, url, study.directory).reclaim(limit)
+        stored.Roll(study, storage, url, study.directory).reclaim(limit)
     if not errors.empty():
         raise NasplugError(errors.get())
     if stored.next_position(study, task.trials) is not None:
@@ -229,14 +278,22 @@ def _run(
 
 
 def _work(task: Task, url: str, folder: Path, threads: int, errors: Any) -> None:
-    """A process of its own; Ctrl-C is its parent's business."""
+    """A process of its own; Ctrl-C is its parent's business, and it ends when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     try:
         with stored.quiet(), stored.reachable(url):
             Worker(task, stored.open_storage(url), url, folder).work()
     except NasplugError as error:
         errors.put(str(error))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)  # in the midst of a trial, which waits again for whoever goes on
 
 
 def _cores() -> int:
@@ -249,11 +306,11 @@ def _study_directory(out: Path | str | None, method: str, problem: Problem, shar
         return free_directory(f"tune-{method}", problem.name)
     name = stem_of(f"tune-{method}", problem.name)
     folder = Path(out).absolute() if out is not None else runs_folder() / name
-    if (folder / "run.json").exists():
-        raise NasplugError(f"{folder} holds a run: another --out starts a study")
     try:
+        if (folder / "run.json").exists():
+            raise NasplugError(f"{folder} holds a run: another --out starts a study")
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no name that a file could have
         raise NasplugError(f"cannot write the study directory {folder}: {error}") from None
     return folder
 

@@ -27,6 +27,14 @@ def by_name(module: Any, kind: str, text: str, **defaults: Any) -> Any:
         raise unknown(kind.lower(), name, classes)
     cls = classes[name.lower()]
     known = inspect.signature(cls).parameters
+    for option, value in options.items():
+        if option == "seed":
+            raise NasplugError(f"{text!r}: the seed is that of the study, as seed=3")
+        if option in known and not _fits(value, str(known[option].annotation)):
+            raise NasplugError(
+                f"{kind.lower()} {text!r}: {option} cannot be {value!r}; Optuna wants "
+                f"{known[option].annotation}"
+            )
     try:
         return cls(**{key: value for key, value in defaults.items() if key in known} | options)
     except (TypeError, ValueError) as error:
@@ -34,6 +42,15 @@ def by_name(module: Any, kind: str, text: str, **defaults: Any) -> Any:
             f"{kind.lower()} {text!r}: {error}; options are given as {name}(option=value), and "
             f"Optuna's {cls.__name__} takes {', '.join(known)}"
         ) from None
+
+
+def _fits(value: Any, hint: str) -> bool:
+    """Whether a value is what a type hint says: Optuna itself takes anything. Whole numbers are
+    counts there, never negative."""
+    types = {"bool": (bool,), "int": (int,), "float": (int, float)}.get(hint.partition(" ")[0])
+    if types is None or (value is None and "None" in hint):
+        return True
+    return type(value) in types and not (types == (int,) and value < 0)
 
 
 def _parse(text: str, kind: str) -> tuple[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import importlib.util
 import sys
@@ -40,6 +41,7 @@ def config(study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
     about, measured = study.user_attrs[ATTRIBUTE], trial.user_attrs["measured"]
     objectives = about["objectives"]
     trials = counted(study)
+    failed, reason = failures(study)
     return {
         "method": about["method"],
         "problem": about["problem"],
@@ -55,6 +57,8 @@ def config(study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
             "defaults": trials[0].values[0] if trials[0].values else None,
             "trial": trial.number,
             "trials": len(trials),
+            "failed": failed,
+            "last_error": reason or None,
             "study": study.study_name,
             "nasplug": __version__,
         },
@@ -106,13 +110,13 @@ def table(study: optuna.Study, n: int = 5) -> list[dict[str, Any]]:
 def summary(study: optuna.Study, folder: Path) -> dict[str, Any]:
     """What ``--json`` prints."""
     states = [trial.state.name.lower() for trial in counted(study)]
-    failed, reason = failures(study)
+    best = config(study, _ranked(study)[0])
     return {
-        **config(study, _ranked(study)[0]),
+        **best,
         "pareto": [config(study, trial)["objectives"] for trial in study.best_trials],
         "states": {state: states.count(state) for state in sorted(set(states))},
-        "failed": failed,
-        "last_error": reason or None,
+        "failed": best["measured"]["failed"],
+        "last_error": best["measured"]["last_error"],
         "study_dir": str(folder),
     }
 
@@ -155,11 +159,27 @@ def _plots(module: Any, study: optuna.Study) -> Iterator[tuple[str, Callable[[],
         first["target"] = lambda trial: trial.values[0]
     yield "history", lambda: module.plot_optimization_history(study, **first)
     if len({name for trial in study.trials for name in trial.params}) > 1:
-        yield "importance", lambda: module.plot_param_importances(study, **first)
+        yield "importance", lambda: module.plot_param_importances(_of_one_range(study), **first)
         yield "parallel", lambda: module.plot_parallel_coordinate(study, **first)
     yield "slice", lambda: module.plot_slice(study, **first)
     if several and len(objectives) <= 3:
         yield "pareto", lambda: module.plot_pareto_front(study, target_names=objectives)
+
+
+def _of_one_range(study: optuna.Study) -> optuna.Study:
+    """The study with the widest range of each hyperparameter in all its trials, in memory: Optuna
+    takes ranges that end at another hyperparameter apart, and finds no importance in any of them.
+    """
+    widest: dict[str, Any] = {}
+    trials = [copy.copy(trial) for trial in study.get_trials(deepcopy=False, states=COMPLETE)]
+    for trial in trials:
+        for name, one in trial.distributions.items():
+            widest[name] = max(widest.get(name, one), one, key=lambda d: getattr(d, "high", 0))
+    for trial in trials:
+        trial.distributions = {name: widest[name] for name in trial.params}
+    found = optuna.create_study(directions=study.directions)
+    found.add_trials(trials)
+    return found
 
 
 def _draw(study: optuna.Study, folder: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -16,6 +17,9 @@ class HyperparameterSpace:
     """The tuned hyperparameters of a method, in an order in which conditions can be decided.
 
     params: their names; by default all that are tunable, bounded and not `fixed`.
+
+    The range of one that cannot exceed another ends at what the trial has of the other, and the
+    other's begins where it leaves room for it: no trial is offered what the method refuses.
     """
 
     def __init__(
@@ -43,7 +47,7 @@ class HyperparameterSpace:
         if not chosen:
             why = "the method declares nothing tunable" if params is None else "no name is given"
             raise NasplugError(f"there is nothing to tune: {why}")
-        self.names = tuple(dict.fromkeys(self._parents_first(chosen)))
+        self.names = tuple(dict.fromkeys(self._parents_first(chosen, chosen)))
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -51,24 +55,45 @@ class HyperparameterSpace:
         values: dict[str, Any] = {}
         for name in self.names:
             if self._active(name, values):
-                values[name] = self.declared[name].default
+                values[name] = self._range(name, values).default
         return values
 
-    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
-        """{name: value}, without those that the others make irrelevant."""
+    def suggest(
+        self, trial: optuna.Trial, before: Callable[[str], None] = lambda name: None
+    ) -> dict[str, Any]:
+        """{name: value}, without those that the others make irrelevant; `before` is called with
+        the name of each before it is suggested."""
         values: dict[str, Any] = {}
         for name in self.names:
             if self._active(name, values):
-                values[name] = _suggest(trial, self.declared[name])
+                before(name)
+                values[name] = _suggest(trial, self._range(name, values))
         return values
+
+    def _range(self, name: str, values: Mapping[str, Any]) -> Any:
+        """Its declaration, within the bounds that the others leave it."""
+        one = self.declared[name]
+        if not isinstance(one, Int | Float):
+            return one
+        low, high = one.low, one.high
+        if one.at_most:
+            high = self._value(one.at_most, values)
+        for other in self.declared.values():
+            if other.at_most == name and other.name in self.names and not other.when:
+                low = max(low, self._range(other.name, values).low)  # it will be what fits
+            elif other.at_most == name:
+                low = max(low, self._value(other.name, values))
+        return narrowed(one, low, high)
+
+    def _value(self, name: str, values: Mapping[str, Any]) -> Any:
+        """What it has, tuned before, set or by default."""
+        return {**self.fixed, **values}.get(name, self.declared[name].default)
 
     def _active(self, name: str, values: Mapping[str, Any]) -> bool:
         parent, value = self._condition(name)
         if not parent:
             return True
-        known = {**self.fixed, **values}
-        current = known.get(parent, self.declared[parent].default)
-        return current == value and self._active(parent, values)
+        return bool(self._value(parent, values) == value and self._active(parent, values))
 
     def _reachable(self, name: str, params: Sequence[str]) -> bool:
         parent, _ = self._condition(name)
@@ -78,11 +103,11 @@ class HyperparameterSpace:
         parent, _, value = self.declared[name].when.partition("=")
         return parent, self.declared[parent].parse(value) if parent else None
 
-    def _parents_first(self, params: Sequence[str]) -> Iterator[str]:
+    def _parents_first(self, params: Sequence[str], chosen: Sequence[str]) -> Iterator[str]:
         for name in params:
             parent, _ = self._condition(name)
-            if parent in params:
-                yield from self._parents_first([parent])
+            decided = [one for one in (parent, self.declared[name].at_most) if one in chosen]
+            yield from self._parents_first(decided, chosen)
             yield name
 
     def _obstacle(self, name: str) -> str:
@@ -94,6 +119,12 @@ class HyperparameterSpace:
             return "the method declares it so"
         unbounded = isinstance(one, Int | Float) and not math.isfinite(one.high - one.low)
         return "it has no bounds" if unbounded else ""
+
+
+def narrowed(one: Any, low: float = -math.inf, high: float = math.inf) -> Any:
+    """A declared number, within these bounds and by itself, its default with it."""
+    low, high = max(low, one.low), min(high, one.high)
+    return replace(one, low=low, high=high, default=min(max(one.default, low), high), at_most="")
 
 
 def _suggest(trial: optuna.Trial, one: Hyperparameter[Any]) -> Any:

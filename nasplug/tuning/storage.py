@@ -9,6 +9,7 @@ once and does not count.
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 import uuid
 import warnings
@@ -27,7 +28,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from nasplug.errors import NasplugError
-from nasplug.tracking import redacted
+from nasplug.run.secrets import redacted
 from nasplug.tracking.locks import Presence
 
 HEARTBEAT = 10  # seconds between the signs of life of a trial in a database
@@ -84,10 +85,19 @@ def file_of(url: str) -> Path | None:
         )
     if scheme == "journal":
         return Path(path).absolute()
-    with contextlib.suppress(ArgumentError):
-        if scheme.startswith("sqlite") and (database := make_url(url).database):
-            return Path(database).absolute()
-    return None
+    try:
+        database = make_url(url).database
+    except (ArgumentError, ValueError):  # ValueError: of a port that is no number
+        raise NasplugError(
+            f"the storage {redacted(url)} cannot be used: a URL of a database reads "
+            "postgresql://user@host:5432/database or sqlite:////folder/study.db"
+        ) from None
+    if not scheme.startswith("sqlite") or not database:
+        return None
+    file = Path(database).absolute()
+    if not file.name:
+        raise NasplugError(f"the storage {url} names a folder, not a file")
+    return file
 
 
 def open_storage(url: str) -> optuna.storages.BaseStorage:
@@ -95,29 +105,47 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     file, (scheme, _, path) = file_of(url), url.partition("://")
     with reachable(url), quiet():
         if scheme == "journal":
+            if not _is_journal(Path(path)):  # to which Optuna would append
+                raise NasplugError(
+                    f"{path} is there, and is no journal of Optuna: name another file"
+                )
             return optuna.storages.JournalStorage(JournalFileBackend(path))
         if file:
             file.parent.stat()  # a lock would create it
             with lock_of(file):  # two processes must not create its tables at the same time
-                storage = _open_database(url, timeout=60)
+                storage = _open_database(url, None, timeout=60)
             event.listen(storage.engine, "connect", _without_fsync)
             storage.engine.dispose()
             return storage
         if scheme.startswith("postgresql"):
             url = url.replace("postgresql://", "postgresql+psycopg://")
             with contextlib.suppress(IntegrityError, ProgrammingError):  # as two machines may
-                return _open_database(url, connect_timeout=CONNECT)
+                return _open_database(url, HEARTBEAT, connect_timeout=CONNECT)
             time.sleep(CREATING)
-            return _open_database(url, connect_timeout=CONNECT)
-        return _open_database(url)
+            return _open_database(url, HEARTBEAT, connect_timeout=CONNECT)
+        return _open_database(url, HEARTBEAT)
 
 
-def _open_database(url: str, **connect_args: Any) -> optuna.storages.RDBStorage:
+def _is_journal(file: Path) -> bool:
+    """Whether it begins as one, or does not begin yet."""
+    if not file.exists():
+        return True
+    with file.open("rb") as lines:
+        first = lines.readline()
+    try:
+        return not first or "op_code" in json.loads(first)
+    except (ValueError, TypeError):
+        return False
+
+
+def _open_database(
+    url: str, heartbeat: int | None, **connect_args: Any
+) -> optuna.storages.RDBStorage:
     try:
         return optuna.storages.RDBStorage(
             url,
             engine_kwargs={"connect_args": connect_args},
-            heartbeat_interval=HEARTBEAT,
+            heartbeat_interval=heartbeat,
             grace_period=GRACE,
             heartbeat_stale_trial_callback=Retry(RETRIES),
         )
@@ -141,6 +169,7 @@ def _without_fsync(connection: Any, record: object) -> None:
 
 def open_study(
     storage: optuna.storages.BaseStorage,
+    url: str,
     name: str,
     directions: list[StudyDirection],
     about: dict[str, Any],
@@ -151,13 +180,20 @@ def open_study(
 
     home: the study directory and its machine. NasplugError if it is about something else.
     """
-    try:
-        study = optuna.create_study(storage=storage, study_name=name, directions=directions)
-    except optuna.exceptions.DuplicatedStudyError:
-        study = optuna.load_study(storage=storage, study_name=name)
-    else:
-        study.enqueue_trial(first)
-        study.set_user_attr(ATTRIBUTE, {**about, "key": uuid.uuid4().hex, "home": home})
+    file = file_of(url)
+    with lock_of(file) if file else contextlib.nullcontext():
+        try:
+            study = optuna.create_study(storage=storage, study_name=name, directions=directions)
+            new = True
+        except optuna.exceptions.DuplicatedStudyError:
+            study = optuna.load_study(storage=storage, study_name=name)
+            # Under the lock nobody else is creating it: whoever was has died.
+            new = bool(file) and not study.user_attrs and study.directions == directions
+        waiting = study.get_trials(deepcopy=False)
+        if new and all(trial.state == TrialState.WAITING for trial in waiting):
+            if not waiting:
+                study.enqueue_trial(first)
+            study.set_user_attr(ATTRIBUTE, {**about, "key": uuid.uuid4().hex, "home": home})
     deadline = time.monotonic() + JOINING
     while not (found := study.user_attrs.get(ATTRIBUTE)):
         if time.monotonic() > deadline:
@@ -213,9 +249,11 @@ class Roll:
     a storage file see; where the storage is a server, its machine tells by Optuna's heartbeats.
     """
 
-    def __init__(self, study: optuna.Study, url: str, folder: Path) -> None:
+    def __init__(
+        self, study: optuna.Study, storage: optuna.storages.BaseStorage, url: str, folder: Path
+    ) -> None:
         file = file_of(url)
-        self.study, self.shared = study, file is not None
+        self.study, self.storage, self.shared = study, storage, file is not None
         self.folder = file.parent if file else folder
         self.turn = lock_of(file or folder / "study")  # to count, then ask
         self._unnamed: dict[int, float] = {}  # trial -> when it was seen without a worker
@@ -226,17 +264,24 @@ class Roll:
     def reclaim(self, limit: int | None = RETRIES) -> None:
         """Let the trials wait again whose worker has died."""
         with self.turn:
-            optuna.storages.fail_stale_trials(self.study)
-            for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if self._lost(trial):
-                    self.retry(trial, limit)
+                    self.put_back(trial, limit)
+            if not self.shared:
+                optuna.storages.fail_stale_trials(self.study)
 
-    def retry(self, trial: FrozenTrial, limit: int | None) -> None:
-        """Let a trial that was lost wait again, with the same hyperparameters."""
-        with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
-            if trial.state == TrialState.RUNNING:
-                self.study.tell(trial.number, state=TrialState.FAIL)
-            Retry(limit)(self.study, trial)
+    def put_back(self, trial: FrozenTrial, limit: int | None) -> None:
+        """Let a trial that was lost wait again, as it is, before all that were not begun; one that
+        was lost more often than the limit has failed."""
+        storage, times = self.storage, trial.user_attrs.get("lost", 0) + (limit is not None)
+        study_id = storage.get_study_id_from_name(self.study.study_name)
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
+        failed = limit is not None and times > limit
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            storage.set_trial_user_attr(trial_id, "lost", times)
+            storage.set_trial_state_values(
+                trial_id, TrialState.FAIL if failed else TrialState.WAITING
+            )
 
     def _lost(self, trial: FrozenTrial) -> bool:
         worker = trial.user_attrs.get("worker")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from nasplug.kernel.space import Space
 from nasplug.run.api import make_search, shrunk
 from nasplug.tuning.by_name import by_name
 from nasplug.tuning.searches import Record, Searches, describe
-from nasplug.tuning.space import HyperparameterSpace
+from nasplug.tuning.space import HyperparameterSpace, narrowed
 from nasplug.tuning.storage import Roll, counted, next_position
 
 POLL = 0.5  # seconds between looks at a study whose last trials others work on
@@ -31,6 +31,14 @@ POLL = 0.5  # seconds between looks at a study whose last trials others work on
 
 class TrialFailed(Exception):  # noqa: N818 - of this trial, not of the study
     """A search has ended with an error, or the trial is one more than are wanted."""
+
+
+class Unfinished(BaseException):
+    """Something else has ended the trial; Optuna lets pass what is no Exception, so that the
+    trial has not failed and can wait again."""
+
+    def __init__(self, reason: BaseException) -> None:
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,11 @@ class Task:
 
     def hyperparameters(self, space: Space) -> HyperparameterSpace:
         declared, ranges = self.method_class.declared(), self.method_class.ranges(space)
-        tuned = {name: one for name, one in ranges.items() if name not in self.fixed}
-        return HyperparameterSpace({**declared, **tuned}, self.params, self.fixed)
+        declared |= {name: one for name, one in ranges.items() if name not in self.fixed}
+        for name, one in declared.items():
+            if one.at_most and one.at_most not in declared:  # a subclass has given it a value
+                declared[name] = narrowed(one, high=getattr(self.method_class, one.at_most))
+        return HyperparameterSpace(declared, self.params, self.fixed)
 
     def make_problem(self, seed: int) -> Problem:
         scores_itself = hasattr(self.method_class, "evaluate")
@@ -75,13 +86,14 @@ class Task:
             options["within"] = shrunk(problem.space, options["within"])
         return make_search(problem, method, self.method_name, seed=seed, **options)
 
-    def make_sampler(self, position: int) -> optuna.samplers.BaseSampler:
-        """The sampler of one trial, seeded by the study's seed and the position of the trial.
+    def make_sampler(self, position: int, name: str = "") -> optuna.samplers.BaseSampler:
+        """The sampler of one trial and hyperparameter, seeded by the study's seed, the position of
+        the trial and the name.
 
         So what a trial is offered depends on the finished trials, and not on which process takes
-        it or whether the study was interrupted before.
+        it or whether the study was interrupted before, be it between two hyperparameters.
         """
-        seed = np.random.SeedSequence((self.seed, position)).generate_state(1)[0]
+        seed = np.random.SeedSequence((self.seed, position, *name.encode())).generate_state(1)[0]
         return by_name(optuna.samplers, "Sampler", self.sampler, seed=int(seed))
 
     def make_pruner(self) -> optuna.pruners.BasePruner:
@@ -100,24 +112,25 @@ class Worker:
         self.study = optuna.load_study(
             study_name=folder.name, storage=storage, pruner=task.make_pruner()
         )
-        self.roll = Roll(self.study, url, folder)
+        self.roll = Roll(self.study, storage, url, folder)
         self.objective = Objective(task, Searches(folder / "searches.jsonl"))
 
     def work(self, watch: Callable[[], None] = lambda: None) -> None:
         """Run trials until none is left that could be taken; `watch` is called after each."""
-        head = multiprocessing.parent_process()
         with self.roll.presence(self.name):
             try:
-                while head is None or head.is_alive():
+                while True:
                     if self._run_next():
                         watch()
                     elif self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                         time.sleep(POLL)  # it is to be begun again, if its worker dies
                     else:
                         return
-            except (KeyboardInterrupt, NasplugError):
+            except Unfinished as end:
                 self._give_back()
-                raise
+                if isinstance(end.reason, ImportError):  # samplers import late what they need
+                    raise NasplugError(f"{self.task.sampler}: {end.reason}") from None
+                raise end.reason from None
 
     def _run_next(self) -> bool:
         """Run a trial; False if all that are wanted have been begun."""
@@ -128,28 +141,30 @@ class Worker:
             if position is None:
                 return False
             self.study.sampler = self.task.make_sampler(position)
-            try:
+            # The machine may sleep, and another worker take the trial over.
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
                 self.study.optimize(self._run, n_trials=1, catch=(TrialFailed,))
-            except optuna.exceptions.UpdateFinishedTrialError:
-                pass  # the machine slept, and another worker has taken the trial over
-            except ImportError as error:  # samplers import what they need when they are asked
-                raise NasplugError(f"{self.task.sampler}: {error}") from None
         return True
 
     def _run(self, trial: optuna.Trial) -> list[float]:
-        trial.set_user_attr("worker", self.name)
-        before = [one.number for one in counted(self.study)].index(trial.number)
-        if before >= self.task.trials:
-            trial.set_user_attr("surplus", True)
-            raise TrialFailed("another machine was faster")
-        self.roll.turn.release()
-        return self.objective(trial)
+        try:
+            trial.set_user_attr("worker", self.name)
+            position = [one.number for one in counted(self.study)].index(trial.number)
+            if position >= self.task.trials:
+                trial.set_user_attr("surplus", True)
+                raise TrialFailed("another machine was faster")
+            self.roll.turn.release()
+            return self.objective(trial, position)
+        except (TrialFailed, optuna.TrialPruned, optuna.exceptions.UpdateFinishedTrialError):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            raise Unfinished(error) from None
 
     def _give_back(self) -> None:
         """Let the trial wait again in which this worker was interrupted."""
-        for trial in counted(self.study, (TrialState.RUNNING, TrialState.FAIL)):
-            if trial.user_attrs.get("worker") == self.name and "error" not in trial.user_attrs:
-                self.roll.retry(trial, limit=None)
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.user_attrs.get("worker") == self.name:
+                self.roll.put_back(trial, limit=None)
 
 
 class Objective:
@@ -161,16 +176,23 @@ class Objective:
         self._problems: dict[int, Problem] = {}  # an evaluator holds nothing of a search
         self.space = task.hyperparameters(self._problem(task.seeds[0]).space)
 
-    def __call__(self, trial: optuna.Trial) -> list[float]:
-        hyperparameters = self.space.suggest(trial)
+    def __call__(self, trial: optuna.Trial, position: int) -> list[float]:
+        def reseed(name: str) -> None:
+            trial.study.sampler = self.task.make_sampler(position, name)
+
+        hyperparameters = self.space.suggest(trial, before=reseed)
+        # Of a trial that was interrupted, whether to prune it is decided from there on.
+        told = len(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
         done: list[Record] = []
         for step, seed in enumerate(self.task.seeds):
             done.append(self._search(trial, hyperparameters, seed))
             means = np.mean([record["objectives"] for record in done], axis=0).tolist()
-            if len(means) > 1:
+            if len(means) > 1 or step + 1 < told:
                 continue
-            # The Wilcoxon pruner compares seed by seed, the others what is known so far.
-            trial.report(done[-1]["objectives"][0] if self.paired else means[0], step)
+            if step == told:
+                # The Wilcoxon pruner compares seed by seed, the others what is known so far.
+                trial.report(done[-1]["objectives"][0] if self.paired else means[0], step)
+                told += 1
             if step + 1 < len(self.task.seeds) and trial.should_prune():
                 self._end(trial, done, "pruned")
                 raise optuna.TrialPruned

@@ -307,7 +307,7 @@ def test_fitness_has_momentum_where_generations_end_only():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"K": 40, "population": 32}, "K=40 cells do not fit in a population of 32"),
+        ({"K": 40, "population": 32}, r"K \(40\) cannot exceed population \(32\)"),
         ({"reference": "k5e3"}, "'k5e3' is no open cell"),
         ({"madds": 0.5}, "the reference is above the MAdds limit of layer 0"),
         ({"distance": 0, "population": 20}, "has . cells in reach, not 20"),
@@ -325,3 +325,15 @@ def test_it_evolves_all_of_open_cells_only():
     within = Layered(SPACE, [[BLOCK]] * 6)
     with pytest.raises(NasplugError, match="it takes no --within"):
         Search(nasplug.problem("open-cells/digits"), made, budget=2, within=within)
+
+
+def test_a_study_offers_no_limits_that_leave_too_few_cells():
+    """Most of its trials failed: even the least limits leave room for the largest population."""
+    cls, space = registry().get("method", "autospace"), nasplug.space("open-cells")
+    ranges = cls.ranges(space)
+    madds, distance = ranges["madds"].low, ranges["distance"].low
+    module = sys.modules[cls.__module__]
+    reference = space.layer_from_str(module.REFERENCES["inverted-residual"])
+    rules = Rules(space, module.limits(space, madds), reference, distance)
+    most = ranges["population"].high
+    assert rules.first(most, np.random.default_rng(0)).shape[1] == most

@@ -207,6 +207,8 @@ def test_l_and_m_are_tuned_within_what_the_space_has():
             2 * edges,
         )
         assert ranges["M"].default == STEPS
+        # macro has none of the operations that an expanding space starts from
+        assert ("expand" in ranges["mode"].choices) == (name != "macro:C=4")
 
 
 def test_bad_input_says_what_fits():

@@ -557,3 +557,9 @@ def test_announced_without_importing_torch():
     code = "import sys, nasplug_dsm; assert not {'torch', 'torch_geometric'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert registry().get("method", "dsm") is DSM
+
+
+def test_a_study_offers_no_more_centers_than_there_are_archs():
+    assert DSM.ranges(nasplug.space("nb201"))["K"].high == 64
+    few = DSM.ranges(Space({"a": range(3)}))["K"]
+    assert (few.default, few.high) == (3, 3)

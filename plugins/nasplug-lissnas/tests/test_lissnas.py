@@ -11,6 +11,7 @@ import pytest
 import nasplug
 from nasplug import ArchSet, Mask, NasplugError, Space
 from nasplug.analysis import XGBoost
+from nasplug.kernel.registry import registry
 from nasplug_lissnas.shrink import Pockets
 
 NB201 = nasplug.space("nb201")
@@ -233,3 +234,9 @@ def test_killed_and_resumed_it_ends_with_the_same_space(tmp_path):
         warnings.simplefilter("ignore")
         resumed = nasplug.resume(tmp_path / "run", space=CHAIN, evaluate=value)
     assert np.array_equal(resumed.subspace.archs, lissnas().subspace.archs)
+
+
+def test_a_study_asks_about_every_arch_only_where_they_can_be_listed():
+    ranges = registry().get("method", "lissnas").ranges
+    assert "all" in ranges(nasplug.space("nb201"))["neighbors"].choices
+    assert "all" not in ranges(nasplug.space("darts"))["neighbors"].choices

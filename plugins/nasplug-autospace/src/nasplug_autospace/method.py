@@ -14,6 +14,7 @@ from nasplug import (
     Archs,
     Bool,
     Float,
+    Hyperparameter,
     Int,
     Layered,
     NasplugError,
@@ -21,6 +22,7 @@ from nasplug import (
     Search,
     Selection,
     Source,
+    Space,
     hookimpl,
 )
 from nasplug.nn import (
@@ -47,7 +49,10 @@ class AutoSpace(Oneshot):
     paper = "Zhou et al., AutoSpace: NAS with Less Human Interference, ICCV 2021"
     problem = "open-cells/digits"
 
-    K = Int(9, low=2, high=1000, doc="cells of a layer in the supernet, and in the learned space")
+    K = Int(
+        9, low=2, high=1000, at_most="population",
+        doc="cells of a layer in the supernet, and in the learned space",
+    )  # fmt: skip
     population = Int(32, low=2, high=10_000, log=True, doc="cells that each layer evolves")
     size = Int(4, low=1, high=1000, doc="cells in a tournament")
     period = Int(20, low=1, high=100_000, log=True, doc="steps between two generations")
@@ -69,6 +74,15 @@ class AutoSpace(Oneshot):
         doc="limit of a cell (eq. 1), in multiply-adds of the inverted residual of expansion 6",
     )  # fmt: skip
 
+    @classmethod
+    def ranges(cls, space: Space) -> dict[str, Hyperparameter[Any]]:
+        """Limits within which the default reference has 57 cells or more around it."""
+        return {
+            "population": replace(cls.population, high=50),
+            "madds": replace(cls.madds, low=2.0),
+            "distance": replace(cls.distance, low=2),
+        }
+
     net: Any  # the supernet of open cells, which holds K of each layer at a time
 
     def make_supernet(self, search: Search) -> Supernet:
@@ -77,8 +91,6 @@ class AutoSpace(Oneshot):
             raise NasplugError(f"autospace evolves open-cells, not {space.name}")
         if not isinstance(search.region.unlimited, OpenCells):
             raise NasplugError("autospace evolves all of open-cells: it takes no --within")
-        if self.population < self.K:
-            raise NasplugError(f"K={self.K} cells do not fit in a population of {self.population}")
         self.space = space
         self.block = space.layer_from_str(REFERENCES["inverted-residual"])
         limit = limits(space, self.madds)

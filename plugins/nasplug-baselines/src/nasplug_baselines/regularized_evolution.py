@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from nasplug import Archs, Int, Method, NasplugError, Region, Search, Trials, hookimpl
+from nasplug import Archs, Int, Method, Region, Search, Trials, hookimpl
 
 
 class RegularizedEvolution(Method):
@@ -13,13 +13,12 @@ class RegularizedEvolution(Method):
     paper = "Real et al., Regularized evolution for image classifier architecture search, AAAI 2019"
 
     population = Int(10, low=2, high=1000, log=True, doc="how many archs live at a time")
-    tournament = Int(3, low=1, high=1000, log=True, doc="how many of them compete to be a parent")
+    tournament = Int(
+        3, low=1, high=1000, log=True, at_most="population",
+        doc="how many of them compete to be a parent",
+    )  # fmt: skip
 
     def setup(self, search: Search) -> None:
-        if self.tournament > self.population:
-            raise NasplugError(
-                f"tournament ({self.tournament}) cannot exceed population ({self.population})"
-            )
         self.alive: deque[tuple[Archs, float]] = deque(maxlen=self.population)
 
     @hookimpl

@@ -45,14 +45,20 @@ class DDSAS(Oneshot):
 
     @classmethod
     def ranges(cls, space: Space) -> dict[str, Hyperparameter[Any]]:
-        """L from one operation more than a cell has edges to all; M to about an epoch or two."""
+        """L from one operation more than a cell has edges to all; M to about an epoch or two;
+        mode=expand where there are the operations that it starts from."""
         net = space.supernet()
         edges = net.groups()[0]
+        passing = net.exists & ~net.cut
+        begins = (passing & net.named(*FIRST))[passing.any(1)].any(1).all()
         return {
             "L": replace(
                 cls.L, default=2 * len(edges), low=len(edges) + 1, high=int(net.exists[edges].sum())
             ),
             "M": replace(cls.M, default=STEPS, low=1, high=1000, log=True),
+            "mode": replace(
+                cls.mode, choices=[one for one in cls.mode.choices if begins or one != "expand"]
+            ),
         }
 
     def start(self, search: Search) -> list[Tensor]:

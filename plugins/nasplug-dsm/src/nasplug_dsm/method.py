@@ -4,6 +4,7 @@ Search" (Chen et al.). Line and equation numbers are the paper's."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from nasplug import (
     Bool,
     Choice,
     Float,
+    Hyperparameter,
     Int,
     Mask,
     Method,
@@ -77,6 +79,12 @@ class DSM(Method):
         doc="first centers (DSM-NAS+): archs, a file with one per line, or the run directory "
         "of a finished search",
     )
+
+    @classmethod
+    def ranges(cls, space: Space) -> dict[str, Hyperparameter[Any]]:
+        """K up to the archs that there are."""
+        most = int(min(cls.K.high, space.count))
+        return {"K": replace(cls.K, default=min(cls.K.default, most), high=most)}
 
     def setup(self, search: Search) -> None:
         space, region = search.space, search.region

@@ -4,6 +4,7 @@ Sridhar et al.). Section numbers are the paper's."""
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from nasplug import (
     ArchSet,
     Choice,
     Float,
+    Hyperparameter,
     Int,
     Method,
     NasplugError,
@@ -62,6 +64,12 @@ class LISSNAS(Method):
         doc="of seeds: near ones; ablations: random archs, none (the best of a sample), "
         "all (the best of the whole space)",
     )  # fmt: skip
+
+    @classmethod
+    def ranges(cls, space: Space) -> dict[str, Hyperparameter[Any]]:
+        """No neighbors=all where there are too many archs to ask about each."""
+        few = [one for one in cls.neighbors.choices if one != "all" or space.count <= ENUMERABLE]
+        return {"neighbors": replace(cls.neighbors, choices=few)}
 
     def setup(self, search: Search) -> None:
         if search.budget < FEWEST:
