@@ -112,7 +112,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nb201_table: Path) -> 
     for name in ("NASPLUG_TRACEBACK", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # no pictures: quick
-    monkeypatch.setattr(os, "execvp", lambda *command: print(*command))  # of `nasplug ui`
+    monkeypatch.setattr(os, "execvpe", lambda *command: print(*command[:2]))  # of `nasplug ui`
     strew(tmp_path)
     return tmp_path
 
