@@ -91,9 +91,21 @@ def lines(seed: int) -> Iterator[tuple[str, ...]]:
         yield (*first, *words, *end)
 
 
+def strew(folder: Path) -> None:
+    """Things that are not what a command line takes them for."""
+    folder.mkdir(exist_ok=True)
+    (folder / "file").write_text("{")
+    (folder / "file.json").write_text("{}")
+    (folder / "folder").mkdir()
+    (folder / "folder.json").mkdir()
+    (folder / "closed").mkdir(mode=0)
+    (folder / "loop").symlink_to("loop")
+    (folder / "dangling").symlink_to("/nowhere/at/all")
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nb201_table: Path) -> Path:
-    """A folder with things that are not what a command line takes them for."""
+    """A folder of odd things, and a quick environment."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NASPLUG_DATA", str(nb201_table))
     monkeypatch.setenv("NASPLUG_RUNS", str(tmp_path / "runs"))
@@ -101,13 +113,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nb201_table: Path) -> 
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # no pictures: quick
     monkeypatch.setattr(os, "execvpe", lambda *command: print(*command[:2]))  # of `nasplug ui`
-    Path("file").write_text("{")
-    Path("file.json").write_text("{}")
-    Path("folder").mkdir()
-    Path("folder.json").mkdir()
-    Path("closed").mkdir(mode=0)
-    Path("loop").symlink_to("loop")
-    Path("dangling").symlink_to("/nowhere/at/all")
+    strew(tmp_path)
     return tmp_path
 
 

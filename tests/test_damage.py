@@ -138,6 +138,21 @@ def flipped(data, seed):
         yield data[:at] + bytes([data[at] ^ (1 << chance.randrange(8))]) + data[at + 1 :]
 
 
+def spoilt(data, seed):
+    """What is in a damaged file instead; None if it is gone."""
+    nonsense = [b"{}\n", b"[]\n", b"[" * 100_000, b"\xff\xfe\x00", None, "a directory"]
+    return [*truncated(data), *flipped(data, seed), *nonsense]
+
+
+def put(file, content):
+    """In the place of a file."""
+    file.unlink()
+    if isinstance(content, str):
+        file.mkdir()
+    elif content is not None:
+        file.write_bytes(content)
+
+
 CASES = [(method, end) for method in METHODS for end in ("finished", "killed")]
 
 
@@ -147,16 +162,10 @@ def test_damaged_files_are_named_or_do_no_harm(runs, tmp_path, method, end):
     source = found[method, end]
     refused = tried = 0
     for file in sorted(source.iterdir()):
-        data = file.read_bytes()
-        nonsense = [b"{}\n", b"[]\n", b"[" * 100_000, b"\xff\xfe\x00", None, "a directory"]
-        for i, content in enumerate([*truncated(data), *flipped(data, file.name), *nonsense]):
+        for i, content in enumerate(spoilt(file.read_bytes(), file.name)):
             run = tmp_path / f"{file.stem}-{i}"
             shutil.copytree(source, run)
-            (run / file.name).unlink()
-            if isinstance(content, str):
-                (run / file.name).mkdir()
-            elif content is not None:
-                (run / file.name).write_bytes(content)
+            put(run / file.name, content)
             tried += 1
             try:
                 again = resume(method, run)
