@@ -1,4 +1,4 @@
-"""What would stop a run, found out before it: ``nasplug doctor [PROBLEM]``."""
+"""What would stop a run, found out before it: ``nasplug doctor [PROBLEM | RUN_DIR]``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, distribution, entry_points, version
 from pathlib import Path
-from typing import Literal
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -25,6 +23,7 @@ from packaging.requirements import Requirement
 from nasplug._version import __version__
 from nasplug.cli.options import as_json
 from nasplug.cli.output import show_json
+from nasplug.cli.run_checks import Check, examine_run
 from nasplug.errors import NasplugError
 from nasplug.kernel.problem import problem as open_problem
 from nasplug.kernel.problem import space as open_space
@@ -49,24 +48,19 @@ OPTIONAL = {  # what goes without: distribution -> (what it is for, the extra th
 }
 
 
-@dataclass
-class Check:
-    """One finding. Only "fail" would stop the run; `fix` says what to do."""
-
-    name: str
-    state: Literal["ok", "warn", "fail"]
-    found: str
-    fix: str = ""
-
-
 @click.command()
-@click.argument("problem", required=False)
+@click.argument("what", required=False, metavar="[PROBLEM | RUN_DIR]")
 @as_json
-def doctor(problem: str | None, as_json: bool) -> None:
-    """What would stop a run (of PROBLEM), and how to mend it. Exit code 2 if anything would."""
+def doctor(what: str | None, as_json: bool) -> None:
+    """What would stop a run, of a problem or one that is there already, and how to mend it.
+
+    Of a run directory it says what is in it, how the search stands, whether it is sound, what
+    MLflow has of it, and the command that goes on. Exit code 2 if anything would stop the run.
+    """
     checks, failed = [], False
     marks = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
-    for check in examine(problem):
+    run = what is not None and Path(what).is_dir()
+    for check in examine_run(Path(what or "")) if run else examine(what):
         failed |= check.state == "fail"
         checks.append({"check": check.name, "state": check.state, "found": check.found,
                        "fix": check.fix})  # fmt: skip
@@ -76,7 +70,7 @@ def doctor(problem: str | None, as_json: bool) -> None:
             if check.fix:
                 click.echo(f"      -> {check.fix}")
     if as_json:
-        show_json({"problem": problem, "ok": not failed, "checks": checks})
+        show_json({"run_dir" if run else "problem": what, "ok": not failed, "checks": checks})
     if failed:
         sys.exit(2)
 

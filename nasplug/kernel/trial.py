@@ -96,7 +96,8 @@ class Trials:
         metrics: Mapping[str, npt.ArrayLike] | None = None,
         state: State | npt.ArrayLike = State.COMPLETE,
     ) -> Trials:
-        """Score some rows (by default all that wait); a value that is not finite has failed.
+        """Score some rows (by default all that wait); a value that is not finite has failed, unless
+        the trial was pruned before it had one.
 
         The rows are journaled at once, so that what took long to score is never lost. NasplugError
         if a row was told before, or if its notes cannot be written as JSON.
@@ -118,10 +119,10 @@ class Trials:
             self.costs[rows] = costs
         for name, column in (metrics or {}).items():
             self._metric(name)[rows] = column
-        finite = np.isfinite(self.values[rows])
-        codes = state.value if isinstance(state, State) else state
-        self.states[rows] = codes if finite.all() else np.where(finite, codes, State.FAILED)
-        for row in rows[~finite & ~self.repeats[rows]].tolist():
+        self.states[rows] = state.value if isinstance(state, State) else state
+        bad = ~np.isfinite(self.values[rows]) & (self.states[rows] != State.PRUNED.value)
+        self.states[rows[bad]] = State.FAILED.value
+        for row in rows[bad & ~self.repeats[rows]].tolist():
             self.notes.setdefault(row, {}).setdefault("error", "the value is not finite")
         if self.on_tell is not None:
             self.on_tell(self, rows)

@@ -94,7 +94,7 @@ def search(
         "constraints": constraints, "max_cost": max_cost, "max_seconds": max_seconds,
     }  # fmt: skip
     if on is None and space is None and isinstance(within, Path | str):
-        on, space = _searched(RunDirectory.open(within).run)
+        on, space = searched(RunDirectory.open(within).run)
     chosen, name = find_method(method, hyperparameters)
     problem = Problem.of(
         on, space=space, evaluate=evaluate, data=data, direction=direction, evaluator=evaluator,
@@ -171,7 +171,7 @@ def resume(
         chosen, name = find_method(run["method"], {**run["hyperparameters"], **sources})
     else:
         chosen, name = find_method(method, sources)
-    on, space = _searched(run, space)
+    on, space = searched(run, space)
     problem = Problem.of(
         on, space=space, evaluate=evaluate, data=data, direction=run["direction"],
         evaluator=run["evaluator"], reward=run["reward"], report=run["report"],
@@ -321,9 +321,7 @@ def _same_in_json(tree: Any) -> bool:
     return type(tree) in (str, int, bool, type(None)) or (type(tree) is float and isfinite(tree))
 
 
-def _searched(
-    run: Mapping[str, Any], given: Space | None = None
-) -> tuple[str | None, Space | None]:
+def searched(run: Mapping[str, Any], given: Space | None = None) -> tuple[str | None, Space | None]:
     """What run.json was on: the name of a problem, or a space, which may be given again.
 
     Raises NasplugError if it has to be, since JSON does not hold it and nobody registered it.

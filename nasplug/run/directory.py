@@ -29,7 +29,7 @@ from nasplug._version import __version__
 from nasplug.errors import NasplugError
 from nasplug.kernel.registry import registry
 from nasplug.kernel.tree import jsonable, read_arrays
-from nasplug.run.journal import FILE, Journal
+from nasplug.run.journal import FILE, Journal, Past
 from nasplug.run.secrets import command_line
 
 FORMAT = 4  # of the run directory; a directory of another format is refused
@@ -200,6 +200,20 @@ class RunDirectory:
             if self._sound:
                 os.replace(newest, older)
         self._sound = True
+
+    def about(self, trials: int, checksums: int) -> dict[str, Any]:
+        """Which run a checkpoint is of, and after which trials."""
+        return {
+            "run": self.run["key"], "seed": self.run["options"]["seed"],
+            "trials": trials, "checksums": checksums,
+        }  # fmt: skip
+
+    def fits(self, state: dict[str, Any], past: Past) -> bool:
+        """Whether a checkpoint is of this run, and all trials until then are in the journal."""
+        n = int(state["trials"])
+        about = self.about(n, int(past.checksums[:n].sum()))
+        whole = int((past.trials.states[:n] > 0).sum()) == n
+        return whole and about == {name: state[name] for name in about}
 
     def load_checkpoint(self, fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
         """The newest checkpoint that is whole and fits; None if there is no checkpoint at all.

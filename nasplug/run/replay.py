@@ -7,7 +7,6 @@ the journal answers what it proposes; one that keeps a state goes on from its la
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +32,7 @@ class Replay:
         self._open = self._past.trials.states > 0  # (n,) what is not replayed yet
         self._left = int(self._open.sum())
         self._sum = 0  # of the checksums of all trials of this search
-        state = directory.load_checkpoint(self._fits)
+        state = directory.load_checkpoint(lambda state: directory.fits(state, self._past))
         if state and state["trials"]:
             self._restore(state["trials"])
         if state:
@@ -68,22 +67,7 @@ class Replay:
         if (state := self.search.state()) is not None:
             self.directory.journal.sync()  # a checkpoint must not outlive the trials it is after
             trials = len(self.search.trials)
-            self.directory.save_checkpoint(self._about(trials, self._sum) | state)
-
-    def _about(self, trials: int, checksums: int) -> dict[str, Any]:
-        """Which run a checkpoint is of, and after which trials."""
-        return {
-            "run": self.directory.run["key"], "seed": self.search.seed,
-            "trials": trials, "checksums": checksums,
-        }  # fmt: skip
-
-    def _fits(self, state: dict[str, Any]) -> bool:
-        """Whether a checkpoint is of this run, and all trials until then are in the journal."""
-        n = int(state["trials"])
-        about = self._about(n, int(self._past.checksums[:n].sum()))
-        return about == {name: state[name] for name in about} and bool(
-            n <= len(self._open) and self._open[:n].all()
-        )
+            self.directory.save_checkpoint(self.directory.about(trials, self._sum) | state)
 
     def _go_on(self) -> None:
         """Once all is replayed: a search that had finished ends in the round in which it did."""
