@@ -1,42 +1,50 @@
 """NB201 cells found on real CIFAR-10 by one supernet: the four criteria of OStr-DARTS, and DDSAS.
 
-    NASPLUG_DATA=... python benchmarks/nb201_oneshot.py [--seeds 3] [--epochs 50]
-        [--ddsas-epochs 50] [--warmup 0] [--C 8] [--N 1] [--batch 64] [--images 25000]
-        [--threads 2] [--out FOLDER]
+    NASPLUG_DATA=... python benchmarks/nb201_oneshot.py [--seeds 3] [--epochs 25] [--minutes 60]
+        [--C 8] [--N 5] [--side 16] [--batch 64] [--images 25000] [--jobs 1] [--out FOLDER]
+
+The default is what a CPU can: images averaged down to 16x16, half the channels, the papers' depth
+(N=5; at N=1 their phenomena do not show). The papers' size, on a GPU, in pieces that continue each
+other: --C 16 --side 32 --jobs 6 --minutes 9. OStr-DARTS runs on the schedule of 100 epochs, DDSAS
+(L=12, M=30, no warm-up) on that of 50, both for the first --epochs of them; all at the papers'
+rates. Every run (a method and a seed) is a process of its own, --jobs of them at a time; after
+--minutes they stop, and the next call continues them.
 
 After every epoch: the tabulated 200-epoch test accuracy of the selected cell (never used by a
 search), and per criterion the Spearman correlation, edge by edge, between its values and the
-tabulated accuracy of the cells that differ from the selected one on that edge alone. The paper's
-size is --C 16 --N 5 on a GPU; --images takes the first of the 25,000 training and of the
-25,000 validation images. A search of fewer steps than the papers' 50 epochs raises Adam's rate for
-the architecture and lowers DDSAS's M by as much, so that parameters can move as far and as many
-subspaces are seen. --warmup is of DDSAS, whose steps cost half of those of a whole supernet. Runs
-are kept in FOLDER and continued where they were. Prints tables and, as its last line, one JSON
-object.
+tabulated accuracy of the cells that differ from the selected one on that edge alone. Prints tables
+of what there is, also of runs that have not ended, and, as its last line, one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as parquet
+import torch
 from scipy.stats import spearmanr
+from torch.nn.functional import avg_pool2d
 
 import nasplug
-from nasplug.nn import load
+from nasplug.nn import Images, load
+from nasplug.nn.data import Part
 from nasplug.run.directory import RunDirectory
 from nasplug.run.journal import Row
 
 SPACE = nasplug.space("nb201")
 EDGES = SPACE.names
-PAPER = {"steps": 50 * 390, "arch_lr": 3e-4, "M": 30}  # all images in batches of 64
-IMAGES = 25_000  # of CIFAR-10 to train on, and as many to validate on
+SCHEDULES = {"ostr-darts": {"epochs": 100}, "ddsas": {"epochs": 50, "L": 12, "M": 30}}
 CRITERIA = ("strength", "strength*", "naive", "magnitude")
 
 
@@ -51,31 +59,57 @@ def tables(folder: str) -> dict[str, np.ndarray]:
     return found
 
 
-def problem(name: str, n: int) -> dict[str, Any]:
-    """What to search: on CIFAR-10 by name, or the same cells on the first n images of each part.
+def images(n: int, side: int) -> Images:
+    """The first n images to train on and to validate on, averaged down to side x side."""
 
-    The table of the published networks knows the cells by the first of these only, and a search
-    reports what it says; what is printed here is looked up afterwards in any case.
-    """
-    if n >= IMAGES:
-        return {"on": f"{name}/cifar10"}
+    def small(part: Part) -> Part:
+        pixels, labels = part
+        k = pixels.shape[-1] // side
+        return avg_pool2d(pixels[:n].float(), k).round().to(pixels.dtype), labels[:n]
+
     data = load("cifar10")
-    train, val = ((images[:n], labels[:n]) for images, labels in (data.train, data.val))
-    return {"space": nasplug.space(name), "data": replace(data, train=train, val=val)}
+    return replace(data, train=small(data.train), val=small(data.val))
 
 
-def run(
-    method: str, seed: int, out: Path, of: dict[str, Any], options: dict[str, Any]
-) -> list[Row]:
-    """The journaled trials, one per epoch, of a search; continued if it was interrupted."""
-    if (out / "run.json").exists():
-        nasplug.resume(out, space=of.get("space"), data=of.get("data"), progress=False)
-    else:
-        nasplug.search(
-            method, budget=options["epochs"], seed=seed, out=out, tracking=False, progress=False,
-            **of, **options,
-        )  # fmt: skip
-    return RunDirectory.open(out).journal.read()
+class Until:
+    """Ends a search between two epochs, to be continued: at a time, or after some of them."""
+
+    def __init__(self, clock: float, epochs: int) -> None:
+        self.clock, self.epochs = clock, epochs
+
+    @nasplug.hookimpl(tryfirst=True)
+    def sample_space(self, search: nasplug.Search) -> None:
+        if len(search.trials) >= self.epochs or time.time() > self.clock:
+            raise KeyboardInterrupt
+
+
+def run(method: str, seed: int, options: argparse.Namespace, clock: float) -> str:
+    """Search until some time; continues where it was. Returns the peak of the GPU's memory."""
+    out = options.out / f"{method}-{seed}"
+    torch.set_num_threads(1)
+    given: dict[str, Any] = {
+        "space": nasplug.space(f"nb201:C={options.C},N={options.N}"),
+        "data": images(options.images, options.side), "progress": False,
+        "plugins": [Until(clock, options.epochs)],
+    }  # fmt: skip
+    with suppress(KeyboardInterrupt):
+        if (out / "run.json").exists():
+            nasplug.resume(out, **given)
+        else:
+            settings = {"batch": options.batch, **SCHEDULES[method]}
+            nasplug.search(
+                method, budget=SCHEDULES[method]["epochs"], seed=seed, out=out, tracking=False,
+                **settings, **given,
+            )  # fmt: skip
+    peak = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0
+    return f"{method}, seed {seed}: peak {peak:.0f} MB of GPU memory"
+
+
+def trials(out: Path, epochs: int) -> list[Row]:
+    """The journaled epochs of a run; none if it has not begun."""
+    if not (out / "run.json").exists():
+        return []
+    return RunDirectory.open(out).journal.read(limit=epochs)
 
 
 def edge_correlations(values: np.ndarray, table: np.ndarray) -> list[float]:
@@ -92,65 +126,63 @@ def edge_correlations(values: np.ndarray, table: np.ndarray) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--ddsas-epochs", type=int, default=50)
+    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--C", type=int, default=8)
-    parser.add_argument("--N", type=int, default=1)
+    parser.add_argument("--N", type=int, default=5)
+    parser.add_argument("--side", type=int, default=16)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--images", type=int, default=IMAGES)
-    parser.add_argument("--warmup", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--images", type=int, default=25_000)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/nb201_oneshot"))
     options = parser.parse_args()
-    accuracy, n = tables(os.environ["NASPLUG_DATA"]), options.images
-    of = problem(f"nb201:C={options.C},N={options.N}", n)
-    common = {"batch": options.batch, "threads": options.threads}
+    clock = time.time() + 60 * options.minutes
+    cases = [(method, seed) for seed in range(options.seeds) for method in SCHEDULES]
+    workers = ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"))
+    for task in [workers.submit(run, *case, options, clock) for case in cases]:
+        print(task.result(), file=sys.stderr)
 
-    def shrunk(epochs: int) -> float:
-        return max(1.0, PAPER["steps"] / (epochs * (n // options.batch)))
-
-    def settings(epochs: int) -> dict[str, Any]:
-        return {**common, "epochs": epochs, "arch_lr": PAPER["arch_lr"] * shrunk(epochs)}
-
-    ostr, ddsas = settings(options.epochs), settings(options.ddsas_epochs)
-    ddsas["M"] = max(1, round(PAPER["M"] / shrunk(options.ddsas_epochs)))
-    ddsas["warmup"] = options.warmup
-
+    accuracy = tables(os.environ["NASPLUG_DATA"])
     selected: dict[str, list[list[int]]] = {name: [] for name in (*CRITERIA, "ddsas")}
     ranks: dict[str, list[list[list[float]]]] = {name: [] for name in CRITERIA}
-    for seed in range(options.seeds):
-        epochs = run("ostr-darts", seed, options.out / f"ostr-{seed}", of, ostr)
-        for name in CRITERIA:
+    seconds: dict[str, list[float]] = {method: [] for method in SCHEDULES}
+    for method, seed in cases:
+        epochs = trials(options.out / f"{method}-{seed}", options.epochs)
+        seconds[method] += [float(epoch.cost or 0) for epoch in epochs]
+        if method == "ddsas" and epochs:
+            archs = [np.frombuffer(epoch.arch, SPACE.dtype) for epoch in epochs]
+            selected["ddsas"].append([int(SPACE.index(arch)) for arch in archs])
+        for name in CRITERIA if method == "ostr-darts" and epochs else ():
             values = [np.array(epoch.notes["criteria"][name]) for epoch in epochs]
             selected[name].append([int(SPACE.index(v.argmax(1))) for v in values])
             ranks[name].append([edge_correlations(v, accuracy["cifar10"]) for v in values])
-        epochs = run("ddsas", seed, options.out / f"ddsas-{seed}", of, ddsas)
-        archs = [np.frombuffer(epoch.arch, SPACE.dtype) for epoch in epochs]
-        selected["ddsas"].append([int(SPACE.index(arch)) for arch in archs])
 
-    result: dict[str, Any] = {"images": n, "seeds": options.seeds, "C": options.C, "N": options.N}
-    print("| method | CIFAR-10 | CIFAR-100 | per epoch, mean of seeds | cell, seed 0 |")
-    print("| --- | --- | --- | --- | --- |")
-    for name, cells in selected.items():
-        found = {data: table[np.array(cells)] for data, table in accuracy.items()}
-        shown = [f"{v[:, -1].mean():.2f} ± {v[:, -1].std():.2f}" for v in found.values()]
-        path = " ".join(f"{v:.1f}" for v in found["cifar10"].mean(0))  # (seeds, epochs)
-        cell = SPACE.to_str(SPACE.from_index([cells[0][-1]])[0])
-        print(f"| {name} | {shown[0]} | {shown[1]} | {path} | `{cell}` |")
-        result[name] = {
-            "settings": ddsas if name == "ddsas" else ostr,
-            "cifar10": np.round(found["cifar10"], 2).tolist(),
-            "cifar100": np.round(found["cifar100"][:, -1], 2).tolist(),
-            "cells": [SPACE.to_str(SPACE.from_index([seed[-1]])[0]) for seed in cells],
-        }
+    steps = options.images // options.batch
+    speed = {m: round(steps / np.median(s), 2) for m, s in seconds.items() if s}
+    result: dict[str, Any] = {
+        **{name: getattr(options, name) for name in ("C", "N", "side", "images", "batch", "jobs")},
+        "steps_per_second": speed,
+    }
+    print("| method, seed | epochs | CIFAR-10 | CIFAR-100 | per epoch | cell |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, runs in selected.items():
+        result[name] = []
+        for seed, cells in enumerate(runs):
+            found = {data: table[np.array(cells)] for data, table in accuracy.items()}
+            last = " | ".join(f"{v[-1]:.2f}" for v in found.values())
+            path = " ".join(f"{v:.2f}" for v in found["cifar10"])
+            cell = SPACE.to_str(SPACE.from_index([cells[-1]])[0])
+            print(f"| {name}, {seed} | {len(cells)} | {last} | {path} | `{cell}` |")
+            result[name].append(np.round(found["cifar10"], 2).tolist())
     print(f"\n| Spearman | all epochs | last epoch | {' | '.join(EDGES)} |")
     print("| --- " * (3 + len(EDGES)) + "|")
-    for name in CRITERIA:
-        rho = np.array(ranks[name])  # (seeds, epochs, edges)
-        edges = np.nanmean(rho, (0, 1))
-        means = np.array([np.nanmean(rho), np.nanmean(rho[:, -1]), *edges])
-        print(f"| {name} | " + " | ".join(f"{v:.2f}" for v in means) + " |")
-        result[name]["spearman"] = np.round(means, 3).tolist()
+    for name, of_runs in ranks.items():
+        if of_runs:
+            every = np.concatenate([np.array(rho) for rho in of_runs])  # (epochs of all, edges)
+            last = np.array([rho[-1] for rho in of_runs])
+            means = np.array([np.nanmean(every), np.nanmean(last), *np.nanmean(every, 0)])
+            print(f"| {name} | " + " | ".join(f"{v:.2f}" for v in means) + " |")
+            result[f"{name}, Spearman"] = np.round(means, 3).tolist()
     print(json.dumps(result))
 
 
