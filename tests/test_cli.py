@@ -237,6 +237,21 @@ def test_the_quality_of_spaces_fits_a_narrow_terminal(
     assert re.search(r"shrink_index +0 +\S+\n", terminal.getvalue())
 
 
+@pytest.mark.parametrize("folder", ["file", "odd"])
+def test_a_file_in_the_way_is_named(
+    nasplug: Callable[..., Answer], here: Path, folder: str
+) -> None:
+    """`nasplug space --out FILE` was a traceback."""
+    Path("file").touch()
+    Path("odd/space.json").mkdir(parents=True)
+    pytest.importorskip("xgboost")
+    shrink = ("shrink-random", "--on", TOY, "--budget", "60", "--set", "size=100", "--out", "d")
+    assert nasplug("run", "--no-track", *shrink).code == 0
+    answer = nasplug("space", "d", "--out", folder)
+    assert answer.code == 2
+    assert f"error: {folder}" in answer.err
+
+
 def test_fold() -> None:
     assert fold("", 5) == [""]
     assert fold("short", 2) == ["short"], "a name without separators is not broken"

@@ -90,15 +90,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except NasplugError as error:
-        if os.environ.get("NASPLUG_TRACEBACK"):
-            traceback.print_exc()
-        click.echo(f"{click.style('error', fg='red')}: {error}", err=True)
-        sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         say("interrupted")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # such as `nasplug list methods | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except (NasplugError, OSError) as error:
+        if os.environ.get("NASPLUG_TRACEBACK"):
+            traceback.print_exc()
+        words = str(error)
+        if isinstance(error, OSError) and error.filename:  # a file in the way, a full disk
+            words = f"{error.filename} cannot be used: {error.strerror}"
+        click.echo(f"{click.style('error', fg='red')}: {words}", err=True)
+        sys.exit(2)
     sys.exit(0)
