@@ -12,7 +12,8 @@ EXTRAS = {
     "torch": "nasplug[torch]", "sklearn": "nasplug[torch]", "torchvision": "nasplug[vision]",
     "scipy": "nasplug[predictors]", "xgboost": "nasplug[predictors]", "pyarrow": "nasplug[tables]",
     "matplotlib": "nasplug[plots]", "mlflow": "nasplug[tracking]", "optuna": "nasplug[tuning]",
-    "sqlalchemy": "nasplug[tuning]",
+    "sqlalchemy": "nasplug[tuning]", "loky": "nasplug[parallel]",
+    "cloudpickle": "nasplug[parallel]",
 }  # fmt: skip
 
 

@@ -71,3 +71,9 @@ def register_evaluators(register: Register) -> None:
 @hookspec
 def register_trackers(register: Register) -> None:
     """Trackers: a function that is called with a run directory when its search starts."""
+
+
+@hookspec
+def register_executors(register: Register) -> None:
+    """Executors for ``workers="NAME:ADDRESS"``: a function that is called with the address, or "",
+    and returns a `concurrent.futures.Executor` with ``max_workers``."""

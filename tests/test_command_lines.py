@@ -43,7 +43,9 @@ SEARCH = (
     "--on", "--within", "--evaluator", "--reward", "--report", "--constraint", "--set", "--seed",
     "--budget", "--out",
 )  # fmt: skip
-RUN = (*SEARCH, "--config", "--repeats", "--max-cost", "--max-seconds")
+RUN = (
+    *SEARCH, "--config", "--repeats", "--max-cost", "--max-seconds", "--workers", "--retries",
+)  # fmt: skip
 TUNE = (
     *SEARCH, "--seeds", "--params", "--objectives", "--sampler", "--pruner", "--storage",
     "--workers",

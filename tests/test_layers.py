@@ -14,7 +14,7 @@ import nasplug
 from nasplug.kernel.registry import first_line, registry
 
 ROOT = Path(nasplug.__file__).parent
-LARGEST = 1500  # lines of code in kernel/
+LARGEST = 1550  # lines of code in kernel/
 
 ALONE = """
 import sys
@@ -72,7 +72,7 @@ def test_what_is_registered_loads_and_says_what_it_is():
     assert not [plugin for plugin in found.plugins if plugin.error]
     for name, entry in found.methods.items():
         assert entry.doc == first_line(found.get("method", name)), name
-    for kind in ("spaces", "evaluators", "trackers"):
+    for kind in ("spaces", "evaluators", "trackers", "executors"):
         for name, entry in getattr(found, kind).items():
             assert entry.doc, name
             assert callable(found.get(kind[:-1], name))

@@ -162,6 +162,8 @@ def expected(plan, proposed):
             case "pruned":
                 state, value = PRUNED, index / 2
                 notes["intermediate"] = {"0": index / 2}
+            case "pruned at once":
+                state = PRUNED
             case "error":
                 line = Plan.score.__code__.co_firstlineno + 6
                 notes["error"] = f"RuntimeError: no {index} ({__file__}, line {line})"

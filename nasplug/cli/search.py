@@ -35,6 +35,12 @@ from nasplug.run.report import brief, table
 
 SHOWN = 10  # archs in the table that a run ends with
 
+workers = click.option(
+    "--workers", metavar="N | ENGINE",
+    help="Score archs N at a time, each in a process of its own, or with the workers of an engine "
+    "such as dask:tcp://scheduler:8786.",
+)  # fmt: skip
+
 
 @click.command()
 @click.argument("method")
@@ -62,6 +68,15 @@ SHOWN = 10  # archs in the table that a run ends with
 @click.option(
     "--prune", is_flag=True, help="Stop trials that are worse than the median at the same step."
 )
+@workers
+@click.option(
+    "--asynchronous", is_flag=True,
+    help="A worker that is free gets the next arch at once; no two searches are alike.",
+)  # fmt: skip
+@click.option(
+    "--retries", type=click.IntRange(min=0), default=1, show_default=True,
+    help="How often a trial is scored again whose worker dies.",
+)  # fmt: skip
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR",
     help="The run directory (default: a new one under runs/).",
@@ -100,14 +115,15 @@ def run(
 
 @click.command()
 @run_directory
+@workers
 @json_last
-def resume(run_dir: Path, as_json: bool) -> None:
+def resume(run_dir: Path, workers: str | None, as_json: bool) -> None:
     """Continue an interrupted search: the same trials as if it had never been interrupted."""
     run = RunDirectory.open(run_dir).run
     loading(run["method"])
     tracked = bool(run["tracking"])
     with _interruptible() as witness:
-        selection = continue_search(run_dir, plugins=[witness])
+        selection = continue_search(run_dir, workers=workers, plugins=[witness])
     _finish(selection, tracked, as_json)
 
 

@@ -149,6 +149,7 @@ class Method:
 
     paper: ClassVar[str] = ""
     problem: ClassVar[str] = "nb201/digits"
+    asynchronous: ClassVar[bool] = False  # whether it can learn from trials in any order
 
     def __init__(self, **hyperparameters: Any) -> None:
         declared = self.declared()

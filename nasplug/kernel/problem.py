@@ -138,9 +138,12 @@ class Problem:
 
     def score(self, archs: npt.ArrayLike) -> Trials:
         """(n, d) archs -> their trials by the evaluator, outside of any search."""
+        return self.evaluate(Trials(self.space, self.space.check(archs), self.maximize))
+
+    def evaluate(self, trials: Trials) -> Trials:
+        """Score what waits."""
         if self.evaluator is None:
             raise NasplugError(f"{self.name} has no evaluator: its method scores what it trains")
-        trials = Trials(self.space, self.space.check(archs), self.maximize)
         manager = plugin_manager()
         manager.register(self.evaluator)
         manager.hook.evaluate(search=None, candidates=trials)

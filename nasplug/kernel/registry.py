@@ -48,6 +48,7 @@ class Registry:
     spaces: dict[str, Entry] = field(default_factory=dict)
     evaluators: dict[str, Entry] = field(default_factory=dict)
     trackers: dict[str, Entry] = field(default_factory=dict)
+    executors: dict[str, Entry] = field(default_factory=dict)
     plugins: list[Plugin] = field(default_factory=list)
 
     def get(self, kind: str, name: str) -> Any:
@@ -79,7 +80,7 @@ class Registry:
         """Call the register hooks of one plugin."""
         manager = plugin_manager()
         plug(manager, module)
-        for kind in ("methods", "spaces", "evaluators", "trackers"):
+        for kind in ("methods", "spaces", "evaluators", "trackers", "executors"):
             register = partial(self._register, plugin, getattr(self, kind))
             getattr(manager.hook, f"register_{kind}")(register=register)
 

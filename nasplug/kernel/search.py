@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, count
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
@@ -31,8 +32,9 @@ class Search:
 
     What plugins use: ``space``, ``region`` (where the search may look: within the constraints that
     are known before a score), ``rng`` (all of a method's randomness), ``trials``, ``maximize``,
-    ``remaining``, ``round``, ``repeats``, ``keys(archs)``, ``seen(archs)``, ``allows(archs)``,
-    ``stop(reason)``, ``candidates(archs)``.
+    ``remaining``, ``wanted`` and ``pending`` (how many archs, and which are out), ``round``,
+    ``repeats``, ``keys(archs)``, ``seen(archs)``, ``allows(archs)``, ``stop(reason)``,
+    ``candidates(archs)``.
     """
 
     def __init__(
@@ -48,12 +50,18 @@ class Search:
         max_seconds: float | None = None,
         repeats: Literal["free", "count"] = "free",
         isomorphs: Literal["shared", "apart"] | None = None,
+        at_once: int = 1,
+        asynchronous: bool = False,
         plugins: Sequence[Any] = (),
     ) -> None:
         for name, limit in {"max_cost": max_cost, "max_seconds": max_seconds}.items():
             if limit is not None and not (isinstance(limit, Real) and limit > 0):
                 raise NasplugError(f"{name} must be a number above 0, got {limit!r}")
-        for name, number, least in (("budget", budget, 1), ("seed", seed, 0)):
+        for name, number, least in (
+            ("budget", budget, 1),
+            ("seed", seed, 0),
+            ("at_once", at_once, 1),
+        ):
             if not isinstance(number, Integral) or isinstance(number, bool) or number < least:
                 raise NasplugError(f"{name} must be a whole number from {least} on, got {number!r}")
         for name, word, words in (
@@ -67,6 +75,12 @@ class Search:
         self.region: Region = within or problem.region or self.space
         if not self.space.matches(self.region.space):
             raise NasplugError(f"{self.region.describe()} is no region of {self.space.name}")
+        if asynchronous and (repeats == "count" or not getattr(method, "asynchronous", False)):
+            who = method_name or type(method).__name__
+            reason = 'repeats="count"' if repeats == "count" else f"{who} learns from whole rounds"
+            raise NasplugError(f"{reason}: it cannot be asynchronous; workers= alone speeds it up")
+        self.at_once, self.asynchronous = int(at_once), asynchronous
+        self.out: dict[int, Archs] = {}  # {number: arch} of trials that other rounds will hear of
         self.maximize = problem.maximize
         self.method = method
         self.method_name = method_name or type(method).__name__
@@ -164,6 +178,16 @@ class Search:
         return max(0, self.budget - self.finished)
 
     @property
+    def wanted(self) -> int:
+        """How many archs this round should propose, so that no worker waits; it may be more."""
+        return min(self.at_once, self.remaining) - len(self.out)
+
+    @property
+    def pending(self) -> Archs:
+        """(n, d) what an asynchronous search has proposed, and not heard of yet."""
+        return np.array([*self.out.values()], self.space.dtype).reshape(-1, self.space.d)
+
+    @property
     def elapsed(self) -> float:
         """Seconds of search, those before an interruption counted in."""
         return time.perf_counter() - self._start if self.ended is None else self.ended
@@ -188,6 +212,8 @@ class Search:
             return
         self.trials.write(trials, rows)
         self.finished += len(rows)
+        for number in self.out and trials.numbers[rows].tolist():
+            self.out.pop(number, None)
         if self.max_cost is not None:
             if np.isnan(trials.costs[rows[trials.states[rows] == State.COMPLETE]]).any():
                 raise NasplugError(f"{self.problem.name} states no costs, so max_cost cannot apply")
@@ -280,6 +306,7 @@ class _Cache:
     def __init__(self, count: bool) -> None:
         self.count = count
         self.numbers: dict[Any, int] = {}  # key of an arch -> the trial that scored it
+        self.gaps: Iterator[int] = iter(())  # numbers of trials that an interruption has lost
         self.unchanged = 0  # repeats that do not count, and rounds of nothing, since a new trial
 
     @hookimpl(wrapper=True, tryfirst=True)
@@ -292,32 +319,38 @@ class _Cache:
         candidates.states[repeats] = State.COMPLETE.value  # no longer waiting
         trials = yield
         if repeats:
-            rows = np.array(repeats)
-            candidates.copy(rows, search.trials, np.array(sources))
+            rows, numbers = np.array(repeats), np.array(sources)
+            if search.asynchronous:  # what the method has not heard of, it will
+                known = ~np.isin(numbers, [*search.out])
+                rows, numbers = rows[known], numbers[known]
+            candidates.copy(rows, search.trials, numbers)
             search.record(candidates, rows)
+            if search.asynchronous:
+                search.pm.hook.update(search=search, trials=candidates.select(rows))
         return trials
 
     def _number(self, search: Search, candidates: Trials) -> tuple[list[int], list[int]]:
         """Give the rows their numbers; returns the repeated rows and the trials they repeat."""
-        numbers, number, last = [], len(search.trials), len(search.trials) + search.remaining
+        fresh = chain(self.gaps, count(max([len(search.trials), *(n + 1 for n in search.out)])))
+        numbers, room = [], search.remaining - len(search.out)
         repeats, sources = [], []
         self.unchanged += not len(candidates)
         for row, key in enumerate(search.keys(candidates.archs)):
             source = self.numbers.get(key)
-            if (source is None or self.count) and number == last:
+            if (source is None or self.count) and not room:
                 candidates.truncate(row)
                 break
+            number = next(fresh) if source is None or self.count else -1
+            numbers.append(number)
             if source is None:
                 self.numbers[key] = number
             else:
                 repeats.append(row)
                 sources.append(source)
-            if source is None or self.count:
-                numbers.append(number)
-                number += 1
+            if number >= 0:
+                room -= 1
                 self.unchanged = 0
             else:
-                numbers.append(-1)
                 self.unchanged += 1
         candidates.numbers = np.array(numbers, dtype=np.int64)
         return repeats, sources

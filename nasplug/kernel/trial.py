@@ -141,6 +141,15 @@ class Trials:
             self._metric(name)[rows] = column[source_rows]
         self.repeats[rows] = True
 
+    def select(self, rows: Rows) -> Trials:
+        """Some rows, as a table of their own."""
+        chosen = Trials(self.space, self.archs[rows], self.maximize)
+        for name in self.columns:
+            setattr(chosen, name, getattr(self, name)[rows])
+        chosen.metrics = {name: column[rows] for name, column in self.metrics.items()}
+        chosen.notes = {i: self.notes[r] for i, r in enumerate(rows.tolist()) if r in self.notes}
+        return chosen
+
     def truncate(self, n: int) -> None:
         """Keep the first n rows only (the budget allows no more)."""
         for name in self.columns:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import Executor
+from contextlib import ExitStack, contextmanager, suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from nasplug.kernel.tree import jsonable, map_leaves
 from nasplug.run import report as reports
 from nasplug.run.constraints import Constraints
 from nasplug.run.directory import RunDirectory, environment, free_directory
+from nasplug.run.parallel import Parallel, Workers
 from nasplug.run.progress import bar
 from nasplug.run.prune import MedianPruner
 from nasplug.run.replay import Replay
@@ -49,6 +51,9 @@ def search(
     max_cost: float | None = None,
     max_seconds: float | None = None,
     prune: bool = False,
+    workers: int | str | Executor | None = None,
+    asynchronous: bool = False,
+    retries: int = 1,
     out: Path | str | bool | None = None,
     tracking: bool = True,
     progress: bool | None = None,
@@ -75,6 +80,11 @@ def search(
     constraints: such as ``["flops<=300e6"]``. Archs that are known to break one are not proposed;
         those that a score tells of are never selected.
     prune: let the median of earlier trials stop hopeless ones, where `evaluate` reports steps.
+    workers: how many processes of this machine score archs at a time, or the name of an engine
+        (``"dask:tcp://scheduler:8786"``, ``"ray"``), or any `concurrent.futures.Executor`. A round
+        has as many archs; with the same seed and as many workers the trials are the same.
+        `asynchronous`: whoever is free gets the next arch at once, and no two searches are alike.
+        A trial whose worker dies is scored again `retries` times.
     out: the run directory; True for a new one under ``runs/``, as always if `tracking`. Without
         either, nothing is written.
     tracking: log to MLflow (``MLFLOW_TRACKING_URI``, else ``runs/mlflow.db``), from a process of
@@ -89,9 +99,11 @@ def search(
         within=within, repeats=repeats, isomorphs=isomorphs, max_cost=max_cost,
         max_seconds=max_seconds, out=out,
     )  # fmt: skip
+    crew = Workers.of(1 if workers is None else workers)
     options: dict[str, Any] = {
         "budget": budget, "seed": seed, "repeats": repeats, "isomorphs": isomorphs,
         "constraints": constraints, "max_cost": max_cost, "max_seconds": max_seconds,
+        "at_once": crew.size, "asynchronous": asynchronous,
     }  # fmt: skip
     if on is None and space is None and isinstance(within, Path | str):
         on, space = searched(RunDirectory.open(within).run)
@@ -102,6 +114,7 @@ def search(
     )  # fmt: skip
     region = shrunk(problem.space, within) if isinstance(within, Path | str) else within
     run = make_search(problem, chosen, name, within=region, plugins=plugins, **options)
+    parallel = None if workers is None else Parallel(run, crew, retries)
     directory = None
     if tracking or out:
         directory = RunDirectory.create(
@@ -125,6 +138,8 @@ def search(
                 },
                 "within": isinstance(region, Subspace),
                 "prune": prune,
+                "workers": None if workers is None else crew.written,
+                "retries": retries,
                 "tracking": tracking,
                 "options": jsonable(options, "options"),
                 "environment": environment(),
@@ -132,7 +147,7 @@ def search(
         )
         if isinstance(region, Subspace):
             region.save(directory.path / "within.npz")
-    return _run(run, directory, prune, tracking, progress)
+    return _run(run, directory, parallel, prune, tracking, progress)
 
 
 def resume(
@@ -142,6 +157,7 @@ def resume(
     space: Space | None = None,
     evaluate: Callable[..., Any] | None = None,
     data: Any = None,
+    workers: int | str | Executor | None = None,
     progress: bool | None = None,
     plugins: Sequence[Any] = (),
     **sources: Any,
@@ -149,8 +165,9 @@ def resume(
     """Continue an interrupted search: the same trials as if it had never been interrupted.
 
     What cannot be written down (a method object, `evaluate`, `data`, a Space subclass of your own,
-    and `sources` such as ``init=``) has to be given again. Resuming a finished run replays it and
-    returns its selection. NasplugError if another process searches it.
+    an executor, and `sources` such as ``init=``) has to be given again; other `workers` score the
+    same trials. An asynchronous search goes on from all that was scored. Resuming a finished run
+    replays it and returns its selection. NasplugError if another process searches it.
     """
     directory = RunDirectory.open(run_dir)
     run = directory.run
@@ -162,6 +179,12 @@ def resume(
     if run["data"] and data is None:
         raise NasplugError(
             f"{run_dir} trained on data of yours: nasplug.resume(run_dir, data=data)"
+        )
+    workers = run["workers"] if workers is None else workers
+    if workers == "":
+        raise NasplugError(
+            f"{run_dir} scored archs with an executor of yours: nasplug.resume(run_dir, "
+            "workers=executor)"
         )
     if method is None:
         cls = registry().get("method", run["method"])
@@ -184,7 +207,10 @@ def resume(
         )
     region = load(problem.space, directory.path / "within.npz") if run["within"] else None
     continued = make_search(problem, chosen, name, within=region, plugins=plugins, **run["options"])
-    return _run(continued, directory, run["prune"], run["tracking"], progress)
+    parallel = None
+    if workers is not None:
+        parallel = Parallel(continued, Workers.of(workers), run["retries"])
+    return _run(continued, directory, parallel, run["prune"], run["tracking"], progress)
 
 
 KINDS: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -224,30 +250,31 @@ def make_search(
 def _run(
     search: Search,
     directory: RunDirectory | None,
+    parallel: Parallel | None,
     prune: bool,
     tracking: bool,
     progress: bool | None,
 ) -> Selection:
-    """Run a search with its progress bar, its reports and its tracker."""
+    """Run a search with its workers, its progress bar, its reports and its tracker."""
     if prune:
         search.pruner = MedianPruner(search)
-    if directory is None:
-        with bar(search, progress):
-            return search.run()
-    try:
-        directory.lock()
-        Replay(search, directory)
-        with status_kept(directory) as end:
+    with ExitStack() as ends:
+        if directory is not None:
+            ends.callback(directory.close)
+            directory.lock()
+            Replay(search, directory)
+            end = ends.enter_context(status_kept(directory))
             if tracking:
                 registry().get("tracker", "mlflow")(directory.path)
-            with bar(search, progress):
-                selection = search.run()
+        if parallel is not None:
+            ends.callback(parallel.close)
+        with bar(search, progress):
+            selection = search.run()
+        if directory is not None:
             reports.write(selection, directory.path)
             end |= {
                 "stopped": search.stopped, "seconds": search.elapsed, "rounds": search.round,
             }  # fmt: skip
-    finally:
-        directory.close()
     return selection
 
 

@@ -32,7 +32,7 @@ from nasplug.kernel.tree import jsonable, read_arrays
 from nasplug.run.journal import FILE, Journal, Past
 from nasplug.run.secrets import command_line
 
-FORMAT = 4  # of the run directory; a directory of another format is refused
+FORMAT = 5  # of the run directory; a directory of another format is refused
 PATIENCE = 1.0  # seconds for which a lock may be held by somebody who only looks at it
 CHECKPOINTS = ("checkpoint.npz", "checkpoint.old.npz")  # the last two, the newest first
 
@@ -49,11 +49,13 @@ RUN: Schema = {
         "problem": (str,), "evaluator": (str,), "maximize": (bool,), "reward": (str,),
         "report": (str,),
     },
-    "within": (bool,), "prune": (bool,), "tracking": (bool,),
+    "within": (bool,), "prune": (bool,), "workers": (str, NONE), "retries": (int,),
+    "tracking": (bool,),
     "options": {
         "budget": NUMBER, "seed": (int,), "repeats": (str,), "isomorphs": (str, NONE),
         "constraints": (list,),
         "max_cost": (*NUMBER, NONE), "max_seconds": (*NUMBER, NONE),
+        "at_once": (int,), "asynchronous": (bool,),
     },
     "environment": {"time": (str,), "python": (str,), "platform": (str,), "versions": (dict,)},
     "checksum": (int,),

@@ -32,14 +32,14 @@ class Replay:
         self._open = self._past.trials.states > 0  # (n,) what is not replayed yet
         self._left = int(self._open.sum())
         self._sum = 0  # of the checksums of all trials of this search
-        state = directory.load_checkpoint(lambda state: directory.fits(state, self._past))
-        if state and state["trials"]:
-            self._restore(state["trials"])
-        if state:
-            search.load_state(state)
         status = directory.status()
         finished = status.get("state") == "finished" and not misfit(status, FINISHED)
         self._end = status if finished else None
+        if search.asynchronous:
+            self._take_up()
+        elif state := directory.load_checkpoint(lambda state: directory.fits(state, self._past)):
+            self._restore(np.arange(state["trials"]))
+            search.load_state(state)
         # Until then no clock: what was scored is kept, however long it takes to replay.
         self._max_seconds, search.max_seconds = search.max_seconds, None
         self._go_on()
@@ -76,18 +76,31 @@ class Replay:
         self.__dict__.pop("_past", None)  # it may be large
         if self._end is None:
             self.search.max_seconds = self._max_seconds
-        elif self.search.round >= self._end["rounds"]:
+        elif self.search.asynchronous or self.search.round >= self._end["rounds"]:
             self.search.ended = self._end["seconds"]
             self.search.stop(self._end["stopped"])
 
-    def _restore(self, n: int) -> None:
-        """Take over the first n trials."""
+    def _restore(self, numbers: Rows) -> Trials:
+        """Take over these trials."""
         search, past = self.search, self._past.trials
-        trials = search.candidates(past.archs[:n])
-        trials.rounds = past.rounds[:n].copy()
-        for number, key in enumerate(search.keys(trials.archs)):
+        trials = search.candidates(past.archs[numbers])
+        trials.numbers, trials.rounds = numbers, past.rounds[numbers]
+        for number, key in zip(numbers.tolist(), search.keys(trials.archs), strict=True):
             search.cache.numbers.setdefault(key, number)
-        self._tell(trials, np.arange(n), np.arange(n))
+        self._tell(trials, np.arange(len(numbers)), numbers)
+        return trials
+
+    def _take_up(self) -> None:
+        """An asynchronous search, whose trials depend on when others end, is no replay: its method
+        learns from all that was scored at once. What was out when it ended is forgotten."""
+        if not self._left:
+            return
+        search, there = self.search, self._open.copy()
+        trials = self._restore(np.flatnonzero(there))
+        search.cache.gaps = iter(np.flatnonzero(~there).tolist())
+        search.round = int(trials.rounds.max()) + 1
+        search.rng = np.random.default_rng((search.seed, len(trials)))
+        search.pm.hook.update(search=search, trials=trials)
 
     def _known(self, numbers: Rows) -> npt.NDArray[np.bool_]:
         """Which trials are in the journal and not replayed yet."""
@@ -115,7 +128,7 @@ class Replay:
             costs=past.costs[numbers], state=past.states[numbers],
             metrics={name: x for name, x in columns.items() if not np.isnan(x).all()},
         )  # fmt: skip
-        self.search.elapsed = float(self._past.elapsed[numbers].max())
+        self.search.elapsed = float(self._past.elapsed[numbers].max(initial=0.0))
         self._sum += int(self._past.checksums[numbers].sum())
         self._close(numbers)
 

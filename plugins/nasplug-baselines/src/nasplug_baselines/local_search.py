@@ -27,12 +27,13 @@ class LocalSearch(Method):
     def propose(self, search: Search, subspace: Region) -> Archs:
         if not len(self.queue) and self.better is None:
             self.height = -np.inf
-            return subspace.sample(1, search.rng)
-        return self.queue[:1]
+            return subspace.sample(search.wanted, search.rng)
+        n = search.wanted
+        proposed, self.queue = self.queue[:n], self.queue[n:]
+        return proposed
 
     @hookimpl
     def update(self, search: Search, trials: Trials) -> None:
-        self.queue = self.queue[1:]
         for arch, score in zip(trials.archs, trials.scores.tolist(), strict=True):
             if score > self.height:
                 self.better, self.height = arch, score

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 
+import numpy as np
+
 from nasplug import Archs, Int, Method, Region, Search, Trials, hookimpl
 
 
 class RegularizedEvolution(Method):
     """Regularized evolution: mutate the best of a random tournament; the oldest dies."""
 
+    asynchronous = True
     paper = "Real et al., Regularized evolution for image classifier architecture search, AAAI 2019"
 
     population = Int(10, low=2, high=1000, log=True, doc="how many archs live at a time")
@@ -24,10 +27,15 @@ class RegularizedEvolution(Method):
     @hookimpl
     def propose(self, search: Search, subspace: Region) -> Archs:
         if len(self.alive) < self.population:
-            return subspace.sample(1, search.rng)
-        rivals = search.rng.choice(self.population, self.tournament, replace=False)
-        parent, _ = max((self.alive[i] for i in rivals), key=lambda member: member[1])
-        return subspace.mutate(parent[None], search.rng)
+            return subspace.sample(search.wanted, search.rng)
+        parents = [self.parent(search.rng) for _ in range(search.wanted)]
+        return subspace.mutate(np.array(parents), search.rng)
+
+    def parent(self, rng: np.random.Generator) -> Archs:
+        """The best of a tournament."""
+        rivals = rng.choice(self.population, self.tournament, replace=False)
+        arch, _ = max((self.alive[i] for i in rivals), key=lambda member: member[1])
+        return arch
 
     @hookimpl
     def update(self, trials: Trials) -> None:

@@ -12,6 +12,7 @@ TRIES = 100  # samples of the policy before one is drawn from the region itself
 class Reinforce(Method):
     """REINFORCE: a softmax per decision, learned by policy gradient with a moving baseline."""
 
+    asynchronous = True
     paper = "Williams, Simple statistical gradient-following algorithms, Machine Learning 1992"
 
     lr = Float(0.1, low=1e-3, high=1.0, log=True, doc="learning rate of Adam")
@@ -27,12 +28,13 @@ class Reinforce(Method):
 
     @hookimpl
     def propose(self, search: Search, subspace: Region) -> Archs:
-        gumbel = search.rng.gumbel(size=(TRIES, *self.logits.shape))
+        n = search.wanted
+        gumbel = search.rng.gumbel(size=(TRIES * n, *self.logits.shape))
         archs = (self.logits + gumbel).argmax(-1).astype(search.space.dtype)
         archs = archs[subspace.contains(archs)]
         if search.repeats == "free":  # but a policy that has collapsed proposes nothing else
             archs = archs[~search.seen(archs)]
-        return archs[:1] if len(archs) else subspace.sample(1, search.rng)
+        return archs[:n] if len(archs) else subspace.sample(n, search.rng)
 
     @hookimpl
     def update(self, search: Search, trials: Trials) -> None:

@@ -133,7 +133,7 @@ class DSM(Method):
         if len(self.centers) < self.K:
             return self._first_centers(search, subspace)  # line 2
         if not isinstance(subspace, Ball) or self.picked is None:
-            return self._anywhere(search, subspace)[:1]
+            return self._anywhere(search, subspace)[: search.wanted]
         # Lines 8-9, local search: edits of the center, and what they make of it.
         edits = self._edits(search, subspace)
         self.edits, self.children = edits, edits.apply(subspace.center)
@@ -180,11 +180,12 @@ class DSM(Method):
     def _edits(self, search: Search, ball: Ball) -> Edits:
         """Edits of the ball's center whose children may be scored: in the region and not seen."""
         spare = self.unseen or not isinstance(search.region, Space)
-        n = self.parallel * SPARE if spare else self.parallel
+        children = max(self.parallel, search.wanted)
+        n = children * SPARE if spare else children
         for _ in range(TRIES):
             edits = self.agent.edit(n, search.rng)
             if len(rows := self._accepted(search, edits.apply(ball.center))):
-                return edits[rows[: self.parallel]]
+                return edits[rows[:children]]
         # The policy does not get there by itself: anything that is left in the ball.
         region = search.region.unlimited
         if isinstance(region, ArchSet):
@@ -195,7 +196,7 @@ class DSM(Method):
             )
         else:
             archs = ball.sample(DRAWN, search.rng)
-        rows = search.rng.permutation(self._accepted(search, archs))[: self.parallel]
+        rows = search.rng.permutation(self._accepted(search, archs))[:children]
         if not len(rows):
             self.closed.update(search.space.codes(ball.center[None]).tolist())
         return Edits.between(ball.center, archs[rows], self.M)
