@@ -20,6 +20,8 @@ from nasplug.kernel.trial import State, Trial, TrialPruned, Trials
 
 # Where code lies that is not the user's: in nasplug, in Python, in what is installed.
 LIBRARIES = (str(Path(__file__).parents[1]), str(Path(os.__file__).parent), "<")
+PACKAGES = "-packages"
+DYNAMIC = "<dynamic-code>"  # cloudpickle's name for the file of a function
 
 
 class FunctionEvaluator:
@@ -41,6 +43,7 @@ class FunctionEvaluator:
         self.function = function
         self.maximize = maximize
         self.takes_trial = takes_trial(function)
+        self.file = getattr(getattr(function, "__code__", None), "co_filename", DYNAMIC)
 
     @classmethod
     def data(cls, space: Space) -> list[str]:
@@ -84,7 +87,7 @@ class FunctionEvaluator:
             if os.environ.get("NASPLUG_TRACEBACK"):
                 traceback.print_exception(error)
             trials.notes[row] = trial.user_attrs
-            trials.fail(row, f"{type(error).__name__}: {error}{_place(error)}")
+            trials.fail(row, f"{type(error).__name__}: {error}{_place(error, self.file)}")
             return
         if trial.user_attrs:
             trials.notes[row] = trial.user_attrs
@@ -105,15 +108,15 @@ def _number(answer: Any) -> float:
     return float(answer)
 
 
-def _place(error: Exception) -> str:
-    """`` (model.py, line 12)``: the last line of the user's own code on the way to an error."""
+def _place(error: Exception, file: str) -> str:
+    """`` (model.py, line 12)``: the last line of the user's own code on the way to an error.
+
+    file: the function's, which is not known of one that has been sent to a worker.
+    """
     frames = traceback.extract_tb(error.__traceback__)[1:]
-    own = [
-        frame
-        for frame in frames
-        if not (frame.filename.startswith(LIBRARIES) or "-packages" in frame.filename)
-    ]
-    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    names = [(file if f.filename == DYNAMIC else f.filename, f.lineno) for f in frames]
+    own = [place for place in names if not (place[0].startswith(LIBRARIES) or PACKAGES in place[0])]
+    return " ({}, line {})".format(*own[-1]) if own else ""
 
 
 def takes_trial(function: Callable[..., Any]) -> str | int:

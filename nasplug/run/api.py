@@ -99,6 +99,8 @@ def search(
         within=within, repeats=repeats, isomorphs=isomorphs, max_cost=max_cost,
         max_seconds=max_seconds, out=out,
     )  # fmt: skip
+    if asynchronous and workers is None:
+        raise NasplugError("asynchronous is about workers: say how many, workers=4")
     crew = Workers.of(1 if workers is None else workers)
     options: dict[str, Any] = {
         "budget": budget, "seed": seed, "repeats": repeats, "isomorphs": isomorphs,

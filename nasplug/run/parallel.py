@@ -56,22 +56,19 @@ class Workers:
     def of(cls, given: int | str | Executor) -> Workers:
         """From a number of processes, the name of an engine (``"dask:tcp://host:8786"``), or any
         executor."""
-        if isinstance(given, int | np.integer) or str(given).isdecimal():
-            n = int(str(given))
-            if isinstance(given, bool) or not 1 <= n <= MOST:
+        if not (hasattr(given, "submit") or (isinstance(given, str) and given[:1].isalpha())):
+            n = int(str(given)) if str(given).isdecimal() else 0
+            if not 1 <= n <= MOST:
                 raise NasplugError(
-                    f"workers={given!r}: this machine takes 1 to {MOST} processes; more are a "
-                    'cluster\'s, as in workers="dask:tcp://scheduler:8786"'
+                    f"workers={given!r} is no executor and no number of processes, of which this "
+                    f"machine takes 1 to {MOST}; more are a cluster's, as in "
+                    "workers='dask:tcp://scheduler:8786'"
                 )
             return cls(n, partial(_process, n), str(n), local=True)
         executor: Any = given
         if isinstance(given, str):
             name, _, address = given.partition(":")
             executor = registry().get("executor", name)(address)
-        if not hasattr(executor, "submit"):
-            raise NasplugError(
-                f"workers is a number, the name of an engine or an executor, got {given!r}"
-            )
         return cls(_size(executor), lambda _: executor, given if isinstance(given, str) else "")
 
 
@@ -229,6 +226,8 @@ class Parallel:
             future.cancel()
         for number in range(self.workers.size) if self.workers.local else ():
             self._end(number)
+        if self.workers.written and not self.workers.local:  # it was opened by its name
+            self.executors[0].shutdown(wait=False)
         if self._folder:
             self._folder.cleanup()
 
