@@ -256,6 +256,17 @@ def test_a_person_who_watches_is_told_what_is_loaded(
     assert f"random on {TOY}" in terminal.getvalue().partition("\n")[2], "the bar"
 
 
+def test_who_tunes_is_told_what_is_loaded_too(
+    nasplug: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of `nasplug tune` the screen was still blank while torch was imported."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with pytest.raises(SystemExit):
+        main(("tune", "random", "--on", TOY, "--trials", "0", "--no-track"))
+    assert terminal.getvalue().startswith(f"loading random on {TOY} ...\n")
+
+
 def test_a_search_prints_nothing_odd(process: Callable[..., Answer]) -> None:
     """Warnings of libraries are not for the user."""
     answer = process("run", "random", "--on", TOY, "--budget", "3", "--no-track", "--out", "d")

@@ -495,6 +495,24 @@ def test_hyperparameters_that_a_method_refuses(tmp_path):
     assert "failed" not in str(report.table(tune(tmp_path / "t", trials=1)))
 
 
+class Sour(Noisy):
+    """Refuses with a word that a spreadsheet would run."""
+
+    def setup(self, search):
+        if self.level < 5:
+            raise NasplugError("=1+1 is too low")
+
+
+def test_cells_that_a_spreadsheet_would_run_are_marked_as_text(tmp_path):
+    """A study's trials.csv had the errors of trials as formulas, other than that of a search."""
+    tune(tmp_path / "s", Sour, trials=8)
+    with (tmp_path / "s/trials.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert {row["error"] for row in rows} == {"", "'=1+1 is too low"}
+    assert {row["value"] == "" for row in rows if row["error"]} == {True}
+    assert "None" not in (tmp_path / "s/trials.csv").read_text()
+
+
 def test_a_study_within_a_part_of_the_space_and_under_limits(tmp_path):
     half = nasplug.Mask(SPACE, {"d0": [0, 1]})
     options = {"within": half, "constraints": ["size<=6"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from numbers import Number
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ BLUE, ORANGE, GRAY, RED = "#2f6db5", "#d9822b", "#9aa3ad", "#c0392b"
 def write(selection: Selection, path: Path) -> None:
     """All of it, into the run directory. Pictures need matplotlib, and are left out without."""
     write_json(path / "selection.json", summary(selection))
-    _write_trials(selection, path / "trials.csv")
+    write_csv(path / "trials.csv", _trial_rows(selection))
     if selection.subspace is not None:
         with replacing(path / "subspace.npz") as file:
             selection.subspace.save(file)
@@ -192,37 +192,40 @@ def _limits(
     return float(low), float(high)
 
 
-def _write_trials(selection: Selection, path: Path) -> None:
-    """All trials, a row each; unknown numbers are empty cells.
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """A table, whole or not at all; unknown numbers are empty cells.
 
     A text that a spreadsheet would run as a formula, since it begins with one of `=+-@`, gets an
     apostrophe before it, as OWASP advises: ``=1+1`` is written ``'=1+1``. Numbers stay as they are.
     """
-    trials = selection.search.trials
     with (
         replacing(path) as file,
         file.open("w", newline="", encoding="utf-8", errors="backslashreplace") as handle,
     ):
-        writer = csv.writer(handle)
-        for first in range(0, len(trials), BLOCK):
-            rows = slice(first, first + BLOCK)
-            columns = trials.to_dict(rows)
-            columns["repeat"] = trials.repeats[rows].tolist()
-            columns["feasible"] = trials.feasible[rows].tolist()
-            numbers = range(len(trials))[rows]
-            columns["error"] = [trials.notes.get(i, {}).get("error", "") for i in numbers]
-            if first == 0:
-                writer.writerow(map(_cell, columns))
-            for row in zip(*columns.values(), strict=True):
-                writer.writerow(map(_cell, row))
+        csv.writer(handle).writerows(map(_cell, row) for row in rows)
 
 
 def _cell(content: Any) -> Any:
-    """What a cell of the CSV file holds."""
+    """What a cell of the table holds."""
     if isinstance(content, Number):
         return "" if content != content else content
     text = str(content)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def _trial_rows(selection: Selection) -> Iterator[Iterable[Any]]:
+    """The names of the columns, then all trials."""
+    trials = selection.search.trials
+    for first in range(0, len(trials), BLOCK):
+        rows = slice(first, first + BLOCK)
+        columns = trials.to_dict(rows)
+        columns["repeat"] = trials.repeats[rows].tolist()
+        columns["feasible"] = trials.feasible[rows].tolist()
+        numbers = range(len(trials))[rows]
+        columns["error"] = [trials.notes.get(i, {}).get("error", "") for i in numbers]
+        if first == 0:
+            yield columns
+        yield from zip(*columns.values(), strict=True)
 
 
 def _described(trial: Trial) -> dict[str, Any]:

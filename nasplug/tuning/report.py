@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import importlib.util
 import sys
 import warnings
@@ -17,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nasplug._version import __version__
 from nasplug.run.directory import write_json
+from nasplug.run.report import write_csv
 from nasplug.tuning.storage import ATTRIBUTE, counted
 
 COMPLETE, FAIL = (TrialState.COMPLETE,), (TrialState.FAIL,)
@@ -27,7 +27,7 @@ def write(study: optuna.Study, folder: Path) -> None:
     write_json(folder / "best.json", config(study, _ranked(study)[0]))
     if len(study.directions) > 1:
         write_json(folder / "pareto.json", [config(study, trial) for trial in study.best_trials])
-    _write_trials(study, folder / "trials.csv")
+    write_csv(folder / "trials.csv", _trial_rows(study))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that Optuna's plots are experimental
         if importlib.util.find_spec("matplotlib") is not None:
@@ -129,25 +129,25 @@ def _ranked(study: optuna.Study) -> list[FrozenTrial]:
     return sorted(good, key=lambda trial: sign * trial.values[0])
 
 
-def _write_trials(study: optuna.Study, file: Path) -> None:
+def _trial_rows(study: optuna.Study) -> Iterator[list[Any]]:
+    """The names of the columns, then all trials."""
     about = study.user_attrs[ATTRIBUTE]
     columns = ("report", "seeds", "seconds", "worker", "error")
-    with file.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(["number", "state", *about["objectives"], *about["tuned"], *columns])
-        for trial in study.trials:
-            measured = trial.user_attrs.get("measured", {})
-            writer.writerow([
-                trial.number,
-                trial.state.name.lower(),
-                *(trial.values or [None] * len(about["objectives"])),
-                *(trial.params.get(name) for name in about["tuned"]),
-                measured.get("report"),
-                len(measured.get("objectives", ())),
-                trial.duration.total_seconds() if trial.duration else None,
-                trial.user_attrs.get("worker"),
-                trial.user_attrs.get("error"),
-            ])  # fmt: skip
+    yield ["number", "state", *about["objectives"], *about["tuned"], *columns]
+    for trial in study.trials:
+        measured = trial.user_attrs.get("measured", {})
+        row = [
+            trial.number,
+            trial.state.name.lower(),
+            *(trial.values or [None] * len(about["objectives"])),
+            *(trial.params.get(name) for name in about["tuned"]),
+            measured.get("report"),
+            len(measured.get("objectives", ())),
+            trial.duration.total_seconds() if trial.duration else None,
+            trial.user_attrs.get("worker"),
+            trial.user_attrs.get("error"),
+        ]
+        yield ["" if content is None else content for content in row]
 
 
 def _plots(module: Any, study: optuna.Study) -> Iterator[tuple[str, Callable[[], Any]]]:
