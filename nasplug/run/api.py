@@ -236,15 +236,15 @@ def _run(
             return search.run()
     try:
         directory.lock()
-        Replay(search, directory)
+        replay = Replay(search, directory)
         with status_kept(directory) as end:
             if tracking:
                 registry().get("tracker", "mlflow")(directory.path)
             with bar(search, progress):
                 selection = search.run()
-            reports.write(selection, directory.path)
             end |= {
                 "stopped": search.stopped, "seconds": search.elapsed, "rounds": search.round,
+                "table": reports.write(selection, directory.path, replay.table),
             }  # fmt: skip
     finally:
         directory.close()

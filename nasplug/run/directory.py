@@ -32,7 +32,7 @@ from nasplug.kernel.tree import jsonable, read_arrays
 from nasplug.run.journal import FILE, Journal
 from nasplug.run.secrets import command_line
 
-FORMAT = 4  # of the run directory; a directory of another format is refused
+FORMAT = 5  # of the run directory; a directory of another format is refused
 PATIENCE = 1.0  # seconds for which a lock may be held by somebody who only looks at it
 CHECKPOINTS = ("checkpoint.npz", "checkpoint.old.npz")  # the last two, the newest first
 
@@ -58,8 +58,11 @@ RUN: Schema = {
     "environment": {"time": (str,), "python": (str,), "platform": (str,), "versions": (dict,)},
     "checksum": (int,),
 }  # fmt: skip
-STATUS: Schema = {"state": (str,), "error": (str,), "time": NUMBER, "pid": (int,), "host": (str,)}
-FINISHED: Schema = {"stopped": (str,), "seconds": NUMBER, "rounds": (int,)}
+STATUS: Schema = {
+    "state": (str,), "error": (str,), "time": NUMBER, "pid": (int,), "host": (str,),
+    "checksum": (int,),
+}  # fmt: skip
+FINISHED: Schema = {"stopped": (str,), "seconds": NUMBER, "rounds": (int,), "table": (str,)}
 CELLS = (
     "size", "reduction", "queried", "mean", "max", "good", "shrink_index", "edf_area", "ks",
     "diversity", "coverage",
@@ -126,7 +129,7 @@ class RunDirectory:
             )
         if name := misfit(run, RUN):
             raise NasplugError(f"{path} is damaged: its run.json has no {name} that makes sense")
-        if run.pop("checksum") != _checksum(run):
+        if run["checksum"] != _checksum(run):
             raise NasplugError(
                 f"{path} is damaged: its run.json is not as it was written; put a copy of it back"
             )
@@ -167,12 +170,13 @@ class RunDirectory:
             "state": state, "error": error, "time": time.time(), "pid": os.getpid(),
             "host": platform.node(), **more,
         }  # fmt: skip
-        write_json(self.path / "status.json", status)
+        write_json(self.path / "status.json", {**status, "checksum": _checksum(status)})
 
     def status(self) -> dict[str, Any]:
-        """status.json; {} if it is not there or not whole."""
+        """status.json; {} if it is not there or not as it was written."""
         status = read_json(self.path / "status.json")
-        return {} if misfit(status, STATUS) else status
+        sound = not misfit(status, STATUS) and status["checksum"] == _checksum(status)
+        return status if sound else {}
 
     def close(self) -> None:
         if "journal" in self.__dict__:
@@ -283,9 +287,10 @@ def misfit(content: Any, schema: Schema, at: str = "") -> str:
     return ""
 
 
-def _checksum(run: Mapping[str, Any]) -> int:
-    """Of what run.json holds."""
-    return zlib.crc32(json.dumps(run, sort_keys=True).encode())
+def _checksum(content: Mapping[str, Any]) -> int:
+    """Of what run.json or status.json holds beside it."""
+    others = {name: value for name, value in content.items() if name != "checksum"}
+    return zlib.crc32(json.dumps(others, sort_keys=True).encode())
 
 
 def _refuse_links(path: Path) -> None:

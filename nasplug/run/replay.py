@@ -39,14 +39,25 @@ class Replay:
         if state:
             search.load_state(state)
         status = directory.status()
+        if not status and (directory.path / "status.json").exists():
+            raise NasplugError(
+                f"{directory.path} is damaged: its status.json is not as it was written; put a "
+                "copy of it back, or delete it to search on until the budget or the time is spent"
+            )
         finished = status.get("state") == "finished" and not misfit(status, FINISHED)
         self._end = status if finished else None
+        self._appended = False  # something that was scored now is in the journal
         # Until then no clock: what was scored is kept, however long it takes to replay.
         self._max_seconds, search.max_seconds = search.max_seconds, None
         self._go_on()
         search.folder = directory.path
         search.listeners.insert(0, self._write)
         search.pm.register(self, "journal")
+
+    @property
+    def table(self) -> str:
+        """The digest of the trials.csv that has all trials of this search already, or ''."""
+        return "" if self._end is None or self._appended else str(self._end["table"])
 
     @hookimpl(wrapper=True)
     def evaluate(self, candidates: Trials | Region) -> Generator[None, Trials, Trials]:
@@ -142,6 +153,7 @@ class Replay:
     def _write(self, trials: Trials, rows: Rows) -> None:
         if self._answering:
             return
+        self._appended = True
         again = trials.numbers[rows]
         again = again[self._known(again)] if self._left else again[:0]
         self._close(again)  # scored again, by a method that trains what it scores

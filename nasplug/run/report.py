@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from numbers import Number
@@ -27,10 +28,12 @@ BLOCK = 10_000  # trials that are turned into text at a time
 BLUE, ORANGE, GRAY, RED = "#2f6db5", "#d9822b", "#9aa3ad", "#c0392b"
 
 
-def write(selection: Selection, path: Path) -> None:
-    """All of it, into the run directory. Pictures need matplotlib, and are left out without."""
+def write(selection: Selection, path: Path, known: str = "") -> str:
+    """All of it, into the run directory; the digest of trials.csv. One whose digest is `known` has
+    all trials, and stays. Pictures need matplotlib, and are left out without."""
     write_json(path / "selection.json", summary(selection))
-    write_csv(path / "trials.csv", _trial_rows(selection))
+    if not known or known != _digest(path / "trials.csv"):
+        write_csv(path / "trials.csv", _trial_rows(selection))
     if selection.subspace is not None:
         with replacing(path / "subspace.npz") as file:
             selection.subspace.save(file)
@@ -41,6 +44,7 @@ def write(selection: Selection, path: Path) -> None:
         draw_picture(path / "cell.png", lambda figure: _draw_best(selection, draw, figure))
     for name, draw_figure in selection.pictures.items():
         draw_picture(path / name, draw_figure)
+    return _digest(path / "trials.csv")
 
 
 def brief(selection: Selection) -> dict[str, Any]:
@@ -205,9 +209,18 @@ def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
         csv.writer(handle).writerows(map(_cell, row) for row in rows)
 
 
+def _digest(file: Path) -> str:
+    """Of what is in it; '' if it cannot be read."""
+    try:
+        with file.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
 def _cell(content: Any) -> Any:
     """What a cell of the table holds."""
-    if isinstance(content, Number):
+    if isinstance(content, (float, int, Number)):  # the first two, which most are, at once
         return "" if content != content else content
     text = str(content)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
