@@ -13,8 +13,7 @@ import subprocess
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from nasplug._version import __version__
 from nasplug.errors import NasplugError
+from nasplug.files import replacing
 from nasplug.kernel.registry import registry
 from nasplug.kernel.tree import jsonable, read_arrays
 from nasplug.run.journal import FILE, Journal
@@ -230,23 +230,6 @@ class RunDirectory:
             f"{self.path} is damaged: its {found}. Put a copy back, or delete "
             f"{' and '.join(reasons)} to replay the run from its journal"
         )
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A new file, for the user alone, that takes the place of `path` once it is whole; a link
-    there is replaced, not followed. NasplugError if it cannot be written."""
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        try:
-            partial.unlink(missing_ok=True)
-            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            yield partial
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise NasplugError(f"{path} cannot be written: {error}") from None
 
 
 def write_json(path: Path, content: Any) -> None:

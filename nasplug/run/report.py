@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from nasplug.analysis.pictures import draw_picture
 from nasplug.errors import NasplugError
+from nasplug.files import replacing
 from nasplug.kernel.selection import Selection
 from nasplug.kernel.trial import State, Trial
-from nasplug.run.directory import replacing, write_json
+from nasplug.run.directory import write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +39,8 @@ def write(selection: Selection, path: Path, known: str = "") -> str:
         with replacing(path / "subspace.npz") as file:
             selection.subspace.save(file)
     for name, write_file in selection.files.items():
-        write_file(path / name)
+        with replacing(path / name) as file:
+            write_file(file)
     draw_picture(path / "curve.png", lambda figure: draw_curve(selection, figure))
     if draw := getattr(selection.search.space, "draw", None):
         draw_picture(path / "cell.png", lambda figure: _draw_best(selection, draw, figure))

@@ -15,6 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nasplug._version import __version__
+from nasplug.files import replacing
 from nasplug.run.directory import write_json
 from nasplug.run.report import write_csv
 from nasplug.tuning.storage import ATTRIBUTE, counted
@@ -193,7 +194,8 @@ def _draw(study: optuna.Study, folder: Path) -> None:
                 draw()
                 if name == "slice":  # a panel for each hyperparameter, which Optuna makes narrow
                     plt.gcf().set_size_inches(max(6, 2.6 * len(plt.gcf().axes)), 4.5)
-                plt.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
+                with replacing(folder / f"{name}.png") as partial:
+                    plt.savefig(partial, dpi=110, bbox_inches="tight")
             except Exception as error:  # costs only this picture
                 print(f"{name}.png was not drawn: {error}", file=sys.stderr)
             for number in set(plt.get_fignums()) - before:
@@ -211,4 +213,5 @@ def _draw_page(study: optuna.Study, file: Path) -> None:
         except Exception as error:
             print(f"{name} is missing in {file.name}: {error}", file=sys.stderr)
     title = f"<title>{study.study_name}</title>"
-    file.write_text(f"<!doctype html><meta charset=utf-8>{title}{''.join(parts)}")
+    with replacing(file) as partial:
+        partial.write_text(f"<!doctype html><meta charset=utf-8>{title}{''.join(parts)}")
