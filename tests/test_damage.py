@@ -514,11 +514,28 @@ def test_what_is_not_finite_or_no_text_is_written_all_the_same(tmp_path):
 
     for file in (tmp_path / "run").glob("*.json"):
         json.loads(file.read_text(), parse_constant=refuse)
-    for (notes,) in rows(tmp_path / "run", "SELECT notes FROM trials"):
-        json.loads(notes, parse_constant=refuse)
+    for texts in rows(tmp_path / "run", "SELECT notes, metrics FROM trials"):
+        for text in filter(None, texts):
+            json.loads(text, parse_constant=refuse)
     again = nasplug.resume(tmp_path / "run", method=Once(), **options)
     assert again.search.trials.notes == first.search.trials.notes
     assert np.array_equal(again.search.trials.reports, first.search.trials.reports, equal_nan=True)
+
+
+def test_a_metric_that_is_not_finite_is_unknown_now_and_after_a_resume(tmp_path):
+    """The journal had Infinity for it, which is no JSON."""
+    options = {
+        "evaluate": lambda arch: {"value": 1.0, "latency": arch["a"] or float("-inf")},
+        "progress": False,
+    }
+    first = nasplug.search(
+        Once(), space=Space({"a": [0, 1, 2]}), budget=3, constraints=["latency<=1"],
+        out=tmp_path / "run", tracking=False, **options,
+    )  # fmt: skip
+    again = nasplug.resume(tmp_path / "run", method=Once(), **options)
+    for trials in (first.search.trials, again.search.trials):
+        assert np.array_equal(trials.metrics["latency"], [np.nan, 1, 2], equal_nan=True)
+        assert trials.feasible.tolist() == [False, True, False]
 
 
 class Once(Method):

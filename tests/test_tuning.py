@@ -214,6 +214,23 @@ def test_a_subclass_that_gives_what_bounds_another_a_value(tmp_path):
     assert {trial.params["tournament"] for trial in study.trials} == {2, 3, 4}
 
 
+@pytest.mark.parametrize("mode", ["climb", "sample"])
+def test_a_subclass_that_decides_a_condition(tmp_path, mode):
+    """A study of it ended with a KeyError: the other hyperparameter was no hyperparameter."""
+
+    class Decided(Climber):
+        pass
+
+    Decided.mode = mode
+    study = tune(tmp_path / "s", Decided, trials=2, seeds=1, budget=3)
+    names = {"edits", "rate"} | ({"patience"} if mode == "climb" else set())
+    assert study.trials[0].params.keys() == names
+    if mode == "sample":
+        with pytest.raises(NasplugError, match="patience cannot be tuned"):
+            tune(tmp_path / "t", Decided, params=["patience"])
+    tune(tmp_path / "u", Decided, trials=1, seeds=1, budget=3, patience=2)
+
+
 # ---- a study
 
 

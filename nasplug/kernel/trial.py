@@ -96,7 +96,8 @@ class Trials:
         metrics: Mapping[str, npt.ArrayLike] | None = None,
         state: State | npt.ArrayLike = State.COMPLETE,
     ) -> Trials:
-        """Score some rows (by default all that wait); a value that is not finite has failed.
+        """Score some rows (by default all that wait); a value that is not finite has failed, and
+        such a metric is not known.
 
         The rows are journaled at once, so that what took long to score is never lost. NasplugError
         if a row was told before, or if its notes cannot be written as JSON.
@@ -117,7 +118,7 @@ class Trials:
         if costs is not None:
             self.costs[rows] = costs
         for name, column in (metrics or {}).items():
-            self._metric(name)[rows] = column
+            self._metric(name)[rows] = np.where(np.isfinite(column), column, np.nan)
         finite = np.isfinite(self.values[rows])
         codes = state.value if isinstance(state, State) else state
         self.states[rows] = codes if finite.all() else np.where(finite, codes, State.FAILED)
