@@ -417,7 +417,7 @@ BAD = {
     "resume nowhere": "nowhere is not a run directory",
     "sync nowhere": "nowhere is not a run directory",
     "run random --on nb201:D=3/toy": "unknown option of nb201 'D'",
-    "run random --on nb201:C=0/toy": "C of nb201 is a number from 1 to 100,000, got 0",
+    "run random --on nb201:C=0/toy": "C of nb201 is a number from 1 to 1,000, got 0",
     "run random --on nb201:C=4/toy": "unknown problem 'nb201:C=4/toy'",
     "ui --port 70000": "70000 is not in the range",
     "run random --on nb201/toy --budget 1e9": "'1e9' is not a valid integer",
@@ -426,7 +426,10 @@ BAD = {
     "locality --on nb201/toy --queries 100000000000000000000": "is not in the range 2<=x<=10000000",
     "locality --on nb201/toy --queries 99 --seed -1": "-1 is not in the range x>=0",
     "run random --on open-cells:layers=1000000000/digits": "layers of open-cells is a number from "
-    "1 to 1,000, got 1000000000",
+    "1 to 100, got 1000000000",
+    "run random --on open-cells:layers=1000/digits": "from 1 to 100, got 1000",  # trained for ever
+    "run random --on nb201:C=100000/digits": "C of nb201 is a number from 1 to 1,000, got 100000",
+    "run random --on nb201:resolution=9999/digits": "from 1 to 4,096, got 9999",
 }
 
 

@@ -754,10 +754,10 @@ def test_a_directory_of_something_else(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trials": 0}, "trials must be a whole number, at least 1; got 0"),
-        ({"seeds": 0}, "seeds must be a whole number, at least 1"),
-        ({"workers": 0}, "workers must be a whole number, at least 1"),
-        ({"budget": 0}, "budget must be a whole number, at least 1"),
+        ({"trials": 0}, "trials must be a whole number from 1 on, got 0"),
+        ({"seeds": 0}, "seeds must be a whole number from 1 on"),
+        ({"workers": 0}, "workers must be a whole number from 1 on"),
+        ({"budget": 0}, "budget must be a whole number from 1 on"),
         ({"params": ("edit",)}, "did you mean edits"),
         ({"sampler": "tpee"}, "did you mean tpe"),
         ({"sampler": "grid"}, "unknown sampler"),
@@ -765,7 +765,7 @@ def test_a_directory_of_something_else(tmp_path):
         ({"sampler": "tpe(multivariat=True)"}, "takes .*multivariate"),
         ({"sampler": "tpe(print())"}, "a sampler is a name"),
         ({"pruner": "threshold"}, "Either lower or upper"),
-        ({"seed": -1}, "seed must be a whole number, at least 0"),
+        ({"seed": -1}, "seed must be a whole number from 0 on"),
         ({"params": ()}, "params must be at least one name"),
         ({"pruner": "middle"}, "unknown pruner"),
         ({"objectives": ()}, "objectives must be"),

@@ -6,14 +6,14 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from nasplug.errors import NasplugError
+from nasplug.errors import NasplugError, check_number
 from nasplug.hookspecs import hookimpl
 from nasplug.kernel.problem import Problem
 from nasplug.kernel.registry import plug, plugin_manager
@@ -53,9 +53,8 @@ class Search:
         for name, limit in {"max_cost": max_cost, "max_seconds": max_seconds}.items():
             if limit is not None and not (isinstance(limit, Real) and limit > 0):
                 raise NasplugError(f"{name} must be a number above 0, got {limit!r}")
-        for name, number, least in (("budget", budget, 1), ("seed", seed, 0)):
-            if not isinstance(number, Integral) or isinstance(number, bool) or number < least:
-                raise NasplugError(f"{name} must be a whole number from {least} on, got {number!r}")
+        check_number("budget", budget, 1)
+        check_number("seed", seed, 0)
         for name, word, words in (
             ("repeats", repeats, ("free", "count")),
             ("isomorphs", isomorphs, ("shared", "apart", None)),
