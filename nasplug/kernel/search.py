@@ -290,9 +290,9 @@ class _Cache:
         repeats, sources = self._number(search, candidates)
         candidates.states[repeats] = State.COMPLETE.value  # no longer waiting
         trials = yield
-        if repeats:
+        if repeats := [row for row in repeats if row < len(candidates)]:  # time may cut a round
             rows = np.array(repeats)
-            candidates.copy(rows, search.trials, np.array(sources))
+            candidates.copy(rows, search.trials, np.array(sources[: len(rows)]))
             search.record(candidates, rows)
         return trials
 

@@ -142,9 +142,10 @@ class Trials:
         self.repeats[rows] = True
 
     def truncate(self, n: int) -> None:
-        """Keep the first n rows only (the budget allows no more)."""
+        """Keep the first n rows only (the budget or the time allows no more)."""
         for name in self.columns:
             setattr(self, name, getattr(self, name)[:n])
+        self.metrics = {name: column[:n] for name, column in self.metrics.items()}
 
     def _metric(self, name: str) -> Column:
         if name not in self.metrics:

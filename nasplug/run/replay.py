@@ -6,6 +6,7 @@ the journal answers what it proposes; one that keeps a state goes on from its la
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from typing import Any
 
@@ -70,6 +71,11 @@ class Replay:
                 self._answering = True
                 self._tell(candidates, rows, numbers)
                 self._answering = False
+                if len(left := candidates.waiting):  # what follows was not scored
+                    if self._time_was_up():
+                        candidates.truncate(left[0])
+                    else:
+                        self._go_on()
         return (yield)
 
     @hookimpl(trylast=True)
@@ -106,6 +112,13 @@ class Replay:
         elif self.search.round >= self._end["rounds"]:
             self.search.ended = self._end["seconds"]
             self.search.stop(self._end["stopped"])
+
+    def _time_was_up(self) -> bool:
+        """Whether the search had ended, or would have, in the midst of this round."""
+        search, end = self.search, self._end
+        last = end if end and search.round + 1 >= end["rounds"] else None
+        seconds = last["seconds"] if last else search.elapsed
+        return bool(seconds >= (self._max_seconds or math.inf))
 
     def _restore(self, n: int) -> None:
         """Take over the first n trials."""
