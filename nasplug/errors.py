@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 # What an optional module is installed by; any other is its own distribution.
 EXTRAS = {
@@ -41,6 +43,12 @@ def unknown(
     if brought_by:
         hint = f"it comes with {brought_by}: pip install {brought_by}"
     return NasplugError(f"unknown {kind} {prefix + name!r}; {hint}{f' ({fix})' if fix else ''}")
+
+
+def check_number(name: str, number: Any, least: int) -> None:
+    """NasplugError unless it is a whole number, and at least so much."""
+    if not isinstance(number, Integral) or isinstance(number, bool) or number < least:
+        raise NasplugError(f"{name} must be a whole number from {least} on, got {number!r}")
 
 
 def distribution_of(method: str) -> str:

@@ -271,6 +271,17 @@ def test_a_person_who_watches_is_told_what_is_loaded(
     assert f"random on {TOY}" in terminal.getvalue().partition("\n")[2], "the bar"
 
 
+def test_who_tunes_is_told_what_is_loaded_too(
+    nasplug: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of `nasplug tune` the screen was still blank while torch was imported."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with pytest.raises(SystemExit):
+        main(("tune", "random", "--on", TOY, "--trials", "0", "--no-track"))
+    assert terminal.getvalue().startswith(f"loading random on {TOY} ...\n")
+
+
 def test_a_search_prints_nothing_odd(process: Callable[..., Answer]) -> None:
     """Warnings of libraries are not for the user."""
     answer = process("run", "random", "--on", TOY, "--budget", "3", "--no-track", "--out", "d")
@@ -421,7 +432,7 @@ BAD = {
     "resume nowhere": "nowhere is not a run directory",
     "sync nowhere": "nowhere is not a run directory",
     "run random --on nb201:D=3/toy": "unknown option of nb201 'D'",
-    "run random --on nb201:C=0/toy": "C of nb201 is a number from 1 to 100,000, got 0",
+    "run random --on nb201:C=0/toy": "C of nb201 is a number from 1 to 1,000, got 0",
     "run random --on nb201:C=4/toy": "unknown problem 'nb201:C=4/toy'",
     "ui --port 70000": "70000 is not in the range",
     "run random --on nb201/toy --budget 1e9": "'1e9' is not a valid integer",
@@ -430,7 +441,10 @@ BAD = {
     "locality --on nb201/toy --queries 100000000000000000000": "is not in the range 2<=x<=10000000",
     "locality --on nb201/toy --queries 99 --seed -1": "-1 is not in the range x>=0",
     "run random --on open-cells:layers=1000000000/digits": "layers of open-cells is a number from "
-    "1 to 1,000, got 1000000000",
+    "1 to 100, got 1000000000",
+    "run random --on open-cells:layers=1000/digits": "from 1 to 100, got 1000",  # trained for ever
+    "run random --on nb201:C=100000/digits": "C of nb201 is a number from 1 to 1,000, got 100000",
+    "run random --on nb201:resolution=9999/digits": "from 1 to 4,096, got 9999",
 }
 
 

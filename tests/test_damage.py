@@ -207,7 +207,7 @@ def test_values_of_a_wrong_type_are_refused_or_do_no_harm(runs, tmp_path, monkey
     for at in keys(original):
         for value in (..., None, True, -1, 0.5, "x", [], [3], {}, {"a": [None]}):
             content = changed(original, at, value)
-            if file == "run.json" and at != ("checksum",):
+            if at != ("checksum",):
                 content.pop("checksum")
                 content["checksum"] = _checksum(content)
             (run / file).write_text(json.dumps(content))
@@ -228,6 +228,38 @@ def test_what_was_edited_is_told_from_what_was_written(runs, tmp_path):
         NasplugError, match=r"run is damaged: its run.json is not as it was written"
     ):
         resume("replayed", run)
+
+
+def test_a_status_that_was_edited_is_told_from_what_was_written(runs, tmp_path):
+    """A flipped digit in the rounds or the seconds was believed."""
+    found, tables = runs
+    shutil.copytree(found["replayed", "finished"], run := tmp_path / "run")
+    text = (run / "status.json").read_text()
+    rounds = json.loads(text)["rounds"]
+    (run / "status.json").write_text(text.replace(f'"rounds": {rounds}', f'"rounds": {rounds + 1}'))
+    with pytest.raises(
+        NasplugError, match=r"run is damaged: its status.json is not as it was written"
+    ):
+        resume("replayed", run)
+    (run / "status.json").unlink()
+    assert table(resume("replayed", run).search.trials) == tables["replayed"]
+
+
+def test_a_table_that_is_whole_is_not_written_again(runs, tmp_path):
+    """Most of the time of resuming a finished run of many trials went there."""
+    found, _ = runs
+    shutil.copytree(found["replayed", "finished"], run := tmp_path / "run")
+    file, content = run / "trials.csv", (run / "trials.csv").read_bytes()
+    before = file.stat()
+    resume("replayed", run)
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    for other in (content.replace(b"complete", b"pruned", 1), content[:-1], b""):
+        file.write_bytes(other)
+        resume("replayed", run)
+        assert file.read_bytes() == content
+    file.unlink()
+    resume("replayed", run)
+    assert file.read_bytes() == content
 
 
 # ---- checkpoints that do not fit
@@ -412,7 +444,8 @@ def test_a_directory_of_another_machine_is_resumed(runs, tmp_path):
     shutil.copytree(runs[0]["replayed", "killed"], run := tmp_path / "elsewhere")
     status = json.loads((run / "status.json").read_text())
     assert status["state"] == "running"
-    (run / "status.json").write_text(json.dumps(status | {"pid": 1, "host": "elsewhere"}))
+    status |= {"pid": 1, "host": "elsewhere"}
+    (run / "status.json").write_text(json.dumps(status | {"checksum": _checksum(status)}))
     assert table(resume("replayed", run).search.trials) == runs[1]["replayed"]
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
 
@@ -490,11 +523,28 @@ def test_what_is_not_finite_or_no_text_is_written_all_the_same(tmp_path):
 
     for file in (tmp_path / "run").glob("*.json"):
         json.loads(file.read_text(), parse_constant=refuse)
-    for (notes,) in rows(tmp_path / "run", "SELECT notes FROM trials"):
-        json.loads(notes, parse_constant=refuse)
+    for texts in rows(tmp_path / "run", "SELECT notes, metrics FROM trials"):
+        for text in filter(None, texts):
+            json.loads(text, parse_constant=refuse)
     again = nasplug.resume(tmp_path / "run", method=Once(), **options)
     assert again.search.trials.notes == first.search.trials.notes
     assert np.array_equal(again.search.trials.reports, first.search.trials.reports, equal_nan=True)
+
+
+def test_a_metric_that_is_not_finite_is_unknown_now_and_after_a_resume(tmp_path):
+    """The journal had Infinity for it, which is no JSON."""
+    options = {
+        "evaluate": lambda arch: {"value": 1.0, "latency": arch["a"] or float("-inf")},
+        "progress": False,
+    }
+    first = nasplug.search(
+        Once(), space=Space({"a": [0, 1, 2]}), budget=3, constraints=["latency<=1"],
+        out=tmp_path / "run", tracking=False, **options,
+    )  # fmt: skip
+    again = nasplug.resume(tmp_path / "run", method=Once(), **options)
+    for trials in (first.search.trials, again.search.trials):
+        assert np.array_equal(trials.metrics["latency"], [np.nan, 1, 2], equal_nan=True)
+        assert trials.feasible.tolist() == [False, True, False]
 
 
 class Once(Method):

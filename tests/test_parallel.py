@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -148,6 +149,16 @@ def test_pruning_works_across_processes():
 # ---- workers that die
 
 
+def workers():
+    """The processes of this one's workers."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # it is dying
+            if "loky.backend.popen" in (line := " ".join(child.cmdline())):
+                found += [child.pid] if "resource_tracker" not in line else []
+    return found
+
+
 def test_workers_that_are_killed_cost_no_trial(tmp_path):
     def evaluate(arch):
         time.sleep(0.01)
@@ -160,11 +171,9 @@ def test_workers_that_are_killed_cost_no_trial(tmp_path):
 
         @hookimpl
         def propose(self, search):
-            workers = [p for p in psutil.Process().children() if "loky" in " ".join(p.cmdline())]
-            busy = [p for p in workers if "resource_tracker" not in " ".join(p.cmdline())]
-            if busy and search.round % 3 == 1:
-                os.kill(busy[0].pid, signal.SIGKILL)
-                killed.append(busy[0].pid)
+            if search.round % 3 == 1 and (alive := workers()):
+                os.kill(alive[0], signal.SIGKILL)
+                killed.append(alive[0])
 
     found = search(evaluate=evaluate, plugins=[Killer()], out=tmp_path / "run")
     assert len(killed) >= 3

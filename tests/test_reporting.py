@@ -7,6 +7,7 @@ import json
 import struct
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,6 +162,43 @@ def test_a_picture_that_fails_costs_only_itself(tmp_path, capsys):
     assert capsys.readouterr().err == "cell.png was not drawn: RuntimeError: no ink\n"
     assert (tmp_path / "curve.png").exists()
     assert not (tmp_path / "cell.png").exists()
+
+
+def test_a_picture_is_there_whole_or_not_at_all(selection, tmp_path, monkeypatch):
+    """A search that was killed while it drew left half a PNG, and had lost the one before."""
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    write(selection, tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def killed(self, file, **options):
+        Path(file).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figure, "savefig", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(selection, tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_methods_own_file_is_there_whole_or_not_at_all(selection, tmp_path):
+    """As `test_a_picture_is_there_whole_or_not_at_all`."""
+    words = [b"whole"]
+
+    def save(file):
+        file.write_bytes(words[-1])
+        if len(words) > 1:
+            raise KeyboardInterrupt
+
+    selection.files["own.txt"] = save
+    try:
+        write(selection, tmp_path)
+        words.append(b"half")
+        with pytest.raises(KeyboardInterrupt):
+            write(selection, tmp_path)
+    finally:
+        del selection.files["own.txt"]
+    assert (tmp_path / "own.txt").read_bytes() == b"whole"
+    assert not list(tmp_path.glob("*.part*"))
 
 
 def test_incumbents():

@@ -13,6 +13,7 @@ import pytest
 
 import nasplug
 from nasplug import Method, NasplugError, Space, hookimpl
+from nasplug.kernel.trial import State
 from nasplug.run.directory import RunDirectory
 from nasplug.run.journal import Journal
 
@@ -406,6 +407,49 @@ def test_the_clock_takes_no_trial_that_was_scored(tmp_path, monkeypatch, method)
     assert len(resumed.search.trials) > 29
     assert resumed.search.stopped == "time is up"
     assert resumed.search.elapsed >= max(1.5, elapsed)
+
+
+class Rounds(Method):
+    """Long ones, in which archs come again."""
+
+    @hookimpl
+    def propose(self, search, subspace):
+        return np.repeat(subspace.sample(200, search.rng), 2, axis=0)
+
+
+@pytest.mark.parametrize("repeats", ["free", "count"])
+@pytest.mark.parametrize("killed", [False, True])
+def test_time_that_is_up_ends_a_round_too(tmp_path, monkeypatch, repeats, killed):
+    """The clock was looked at between rounds only: one of 100 networks was trained to its end."""
+    monkeypatch.setattr("nasplug.run.report.draw_picture", lambda *_: None)
+    calls = 0
+
+    def slow(arch):
+        nonlocal calls
+        calls += 1
+        time.sleep(0.02)
+        return {"value": score(arch), "more": 1.0}
+
+    options = {"repeats": repeats, "tracking": False, "space": SPACE, "out": tmp_path / "run"}
+    first = nasplug.search(Rounds(), budget=10**4, max_seconds=0.5, evaluate=slow, **options)
+    trials = first.search.trials
+    assert first.search.stopped == "time is up"
+    assert first.search.round == 1
+    assert 0 < calls < 100
+    assert len(trials) == (calls if repeats == "free" else 2 * calls)
+    assert (trials.states == State.COMPLETE).all()
+    if killed:  # before it could say that it has ended
+        (tmp_path / "run/status.json").unlink()
+    again = nasplug.resume(
+        tmp_path / "run", method=Rounds(), evaluate=slow if killed else forbidden
+    )
+    assert again.search.round == 1
+    if killed:  # maybe between a trial and the look at the clock after it
+        n = len(trials)
+        assert n <= len(again.search.trials) <= n + 2
+        assert np.array_equal(again.search.trials.archs[:n], trials.archs)
+    else:
+        assert table(again.search.trials) == table(trials)
 
 
 # ---- one process at a time

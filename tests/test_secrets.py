@@ -49,6 +49,13 @@ def test_secrets_of_the_environment_are_scrubbed(monkeypatch):
     assert SECRET not in scrubbed(f"401 for Bearer {SECRET}")
 
 
+def test_a_short_value_in_the_environment_is_no_secret(monkeypatch):
+    """With SORT_KEY=1 no error said which trial it was about."""
+    monkeypatch.setenv("SORT_KEY", "1")
+    monkeypatch.setenv("PARTITION_KEY", "trial")
+    assert scrubbed("trial 1 of 3 failed") == "trial 1 of 3 failed"
+
+
 ARGUMENTS = [
     ["--password=hunter2"], ["--token", "hunter2"], ["-p", "hunter2"], ["HF_TOKEN=hunter2"],
     ["postgresql://me:hunter2@host/db"], ["postgresql://me:hun@hunter2@host/db"],

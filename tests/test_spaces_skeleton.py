@@ -135,7 +135,7 @@ def test_names_say_what_is_not_the_default():
         ("open-cells:layers", "options read NAME=NUMBER"),
         ("nb201:layers=2", "unknown option of nb201 'layers'"),
         ("fairnas:C=2", "fairnas takes no options"),
-        ("open-cells:C=0", "C of open-cells is a number from 1 to 100,000, got 0"),
+        ("open-cells:C=0", "C of open-cells is a number from 1 to 1,000, got 0"),
     ],
 )
 def test_bad_options_say_so(name, words):

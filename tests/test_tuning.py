@@ -214,6 +214,23 @@ def test_a_subclass_that_gives_what_bounds_another_a_value(tmp_path):
     assert {trial.params["tournament"] for trial in study.trials} == {2, 3, 4}
 
 
+@pytest.mark.parametrize("mode", ["climb", "sample"])
+def test_a_subclass_that_decides_a_condition(tmp_path, mode):
+    """A study of it ended with a KeyError: the other hyperparameter was no hyperparameter."""
+
+    class Decided(Climber):
+        pass
+
+    Decided.mode = mode
+    study = tune(tmp_path / "s", Decided, trials=2, seeds=1, budget=3)
+    names = {"edits", "rate"} | ({"patience"} if mode == "climb" else set())
+    assert study.trials[0].params.keys() == names
+    if mode == "sample":
+        with pytest.raises(NasplugError, match="patience cannot be tuned"):
+            tune(tmp_path / "t", Decided, params=["patience"])
+    tune(tmp_path / "u", Decided, trials=1, seeds=1, budget=3, patience=2)
+
+
 # ---- a study
 
 
@@ -495,6 +512,24 @@ def test_hyperparameters_that_a_method_refuses(tmp_path):
     assert "failed" not in str(report.table(tune(tmp_path / "t", trials=1)))
 
 
+class Sour(Noisy):
+    """Refuses with a word that a spreadsheet would run."""
+
+    def setup(self, search):
+        if self.level < 5:
+            raise NasplugError("=1+1 is too low")
+
+
+def test_cells_that_a_spreadsheet_would_run_are_marked_as_text(tmp_path):
+    """A study's trials.csv had the errors of trials as formulas, other than that of a search."""
+    tune(tmp_path / "s", Sour, trials=8)
+    with (tmp_path / "s/trials.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert {row["error"] for row in rows} == {"", "'=1+1 is too low"}
+    assert {row["value"] == "" for row in rows if row["error"]} == {True}
+    assert "None" not in (tmp_path / "s/trials.csv").read_text()
+
+
 def test_a_study_within_a_part_of_the_space_and_under_limits(tmp_path):
     half = nasplug.Mask(SPACE, {"d0": [0, 1]})
     options = {"within": half, "constraints": ["size<=6"]}
@@ -719,10 +754,10 @@ def test_a_directory_of_something_else(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trials": 0}, "trials must be a whole number, at least 1; got 0"),
-        ({"seeds": 0}, "seeds must be a whole number, at least 1"),
-        ({"workers": 0}, "workers must be a whole number, at least 1"),
-        ({"budget": 0}, "budget must be a whole number, at least 1"),
+        ({"trials": 0}, "trials must be a whole number from 1 on, got 0"),
+        ({"seeds": 0}, "seeds must be a whole number from 1 on"),
+        ({"workers": 0}, "workers must be a whole number from 1 on"),
+        ({"budget": 0}, "budget must be a whole number from 1 on"),
         ({"params": ("edit",)}, "did you mean edits"),
         ({"sampler": "tpee"}, "did you mean tpe"),
         ({"sampler": "grid"}, "unknown sampler"),
@@ -730,7 +765,7 @@ def test_a_directory_of_something_else(tmp_path):
         ({"sampler": "tpe(multivariat=True)"}, "takes .*multivariate"),
         ({"sampler": "tpe(print())"}, "a sampler is a name"),
         ({"pruner": "threshold"}, "Either lower or upper"),
-        ({"seed": -1}, "seed must be a whole number, at least 0"),
+        ({"seed": -1}, "seed must be a whole number from 0 on"),
         ({"params": ()}, "params must be at least one name"),
         ({"pruner": "middle"}, "unknown pruner"),
         ({"objectives": ()}, "objectives must be"),

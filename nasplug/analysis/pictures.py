@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nasplug.files import replacing
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -21,6 +23,7 @@ def draw_picture(file: Path, draw: Callable[[Figure], None]) -> None:
     try:
         figure = Figure((8, 5))
         draw(figure)
-        figure.savefig(file, dpi=120, bbox_inches="tight")
+        with replacing(file) as partial:
+            figure.savefig(partial, dpi=120, bbox_inches="tight")
     except Exception as error:
         print(f"{file.name} was not drawn: {type(error).__name__}: {error}", file=sys.stderr)

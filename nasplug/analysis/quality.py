@@ -20,6 +20,7 @@ from scipy import stats  # type: ignore[import-untyped]
 from nasplug.analysis.pictures import draw_picture
 from nasplug.analysis.predictors import Predictor, held_out, rank_correlations
 from nasplug.errors import NasplugError
+from nasplug.files import replacing
 from nasplug.kernel.problem import Problem
 from nasplug.kernel.search import Search
 from nasplug.kernel.space import ENUMERABLE, Archs, Seed, Space
@@ -227,27 +228,29 @@ def report(
     value: Callable[[Archs], npt.ArrayLike],
     cost: Cost | None,
     unit: str,
-    folder: Path,
+    file: Path,
     n: int = 20_000,
     seed: int = 0,
     **more: Any,
 ) -> list[dict[str, Any]]:
-    """Query the whole space and some regions of it; write space.json, with `more`, and pictures."""
+    """Query the whole space and some regions of it; write `file`, with `more`, and pictures."""
     name, of_archs = cost or (None, None)
     parts = {
         title: query(region, value, of_archs, n, seed)
         for title, region in {"whole": space, **regions}.items()
     }
     rows = compare(parts["whole"], {title: parts[title] for title in regions})
-    folder.mkdir(parents=True, exist_ok=True)
-    draw_picture(folder / "edf.png", lambda figure: draw_edf(parts, unit, figure))
-    draw_picture(folder / "diversity.png", lambda figure: draw_diversity(parts, figure))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draw_picture(file.with_name("edf.png"), lambda figure: draw_edf(parts, unit, figure))
+    draw_picture(file.with_name("diversity.png"), lambda figure: draw_diversity(parts, figure))
     if name:
         draw_picture(
-            folder / "coverage.png", lambda figure: draw_coverage(parts, name, unit, figure)
+            file.with_name("coverage.png"),
+            lambda figure: draw_coverage(parts, name, unit, figure),
         )
     found = {"space": space.name, "judged_by": unit, "coverage_of": name, "spaces": rows, **more}
-    (folder / "space.json").write_text(json.dumps(found, indent=2) + "\n")
+    with replacing(file) as partial:
+        partial.write_text(json.dumps(found, indent=2) + "\n")
     return rows
 
 
@@ -274,7 +277,7 @@ def report_search(
         report(
             search.space, {search.method_name: subspace},
             reports(problem) if free else model.predict, costs(problem),
-            problem.report if free else "predicted score", file.parent, predictor=ranks,
+            problem.report if free else "predicted score", file, predictor=ranks,
         )  # fmt: skip
 
     return write

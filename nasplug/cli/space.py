@@ -119,7 +119,7 @@ def space(
         more["one_shot"] = _one_shot(target, {"whole": target.space, **regions}, supernet, seed)
     rows = quality.report(
         target.space, regions, quality.reports(target), quality.costs(target), target.report,
-        out or run_dir, n, seed, **more,
+        (out or run_dir) / "space.json", n, seed, **more,
     )  # fmt: skip
     if as_json:
         show_json({"problem": target.name, "spaces": rows, **more})

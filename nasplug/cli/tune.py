@@ -18,7 +18,7 @@ from nasplug.cli.options import (
     sigterm_as_ctrl_c,
     track,
 )
-from nasplug.cli.output import Interrupted, show_fact, show_json, show_rows
+from nasplug.cli.output import Interrupted, loading, show_fact, show_json, show_rows
 from nasplug.cli.tracking import show_run
 from nasplug.tuning import Study, report
 from nasplug.tuning import tune as run_study
@@ -67,6 +67,7 @@ def tune(
     **options: Any,
 ) -> None:
     """Find good hyperparameters of METHOD: an Optuna study of searches."""
+    loading(f"{method} on {on}" if on else method)
     fixed = parse_settings(method, settings)
     problem = on or (None if options["within"] else own_problem(method))
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import time
 import traceback
@@ -14,6 +15,7 @@ import numpy as np
 
 from nasplug.errors import NasplugError
 from nasplug.hookspecs import hookimpl
+from nasplug.kernel.search import Search
 from nasplug.kernel.space import Space
 from nasplug.kernel.subspace import Region
 from nasplug.kernel.trial import State, Trial, TrialPruned, Trials
@@ -55,9 +57,13 @@ class FunctionEvaluator:
         return ""
 
     @hookimpl
-    def evaluate(self, candidates: Trials) -> Trials:
+    def evaluate(self, search: Search | None, candidates: Trials) -> Trials:
+        """Row by row, until the time of the search is up: what then waits is no trial."""
         for row in candidates.waiting.tolist():
             self.score(candidates, row)
+            if search is not None and search.elapsed >= (search.max_seconds or math.inf):
+                candidates.truncate(min(candidates.waiting, default=len(candidates)))
+                break
         return candidates
 
     def score(self, trials: Trials, row: int) -> None:

@@ -75,13 +75,11 @@ class TrainEvaluator(FunctionEvaluator):
         return "to train on it, set NASPLUG_DATA to the folder that holds cifar10/train.parquet"
 
     @hookimpl
-    def evaluate(  # type: ignore[override]  # a hook takes what it names
-        self, search: Search | None, candidates: Trials
-    ) -> Trials:
+    def evaluate(self, search: Search | None, candidates: Trials) -> Trials:
         self.search = search
         if "images" not in vars(self):
             self._say(f"reading {self.name}")
-        super().evaluate(candidates)
+        super().evaluate(search, candidates)
         self._say("")
         return candidates
 

@@ -7,14 +7,14 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, count
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from nasplug.errors import NasplugError
+from nasplug.errors import NasplugError, check_number
 from nasplug.hookspecs import hookimpl
 from nasplug.kernel.problem import Problem
 from nasplug.kernel.registry import plug, plugin_manager
@@ -57,13 +57,9 @@ class Search:
         for name, limit in {"max_cost": max_cost, "max_seconds": max_seconds}.items():
             if limit is not None and not (isinstance(limit, Real) and limit > 0):
                 raise NasplugError(f"{name} must be a number above 0, got {limit!r}")
-        for name, number, least in (
-            ("budget", budget, 1),
-            ("seed", seed, 0),
-            ("at_once", at_once, 1),
-        ):
-            if not isinstance(number, Integral) or isinstance(number, bool) or number < least:
-                raise NasplugError(f"{name} must be a whole number from {least} on, got {number!r}")
+        check_number("budget", budget, 1)
+        check_number("seed", seed, 0)
+        check_number("at_once", at_once, 1)
         for name, word, words in (
             ("repeats", repeats, ("free", "count")),
             ("isomorphs", isomorphs, ("shared", "apart", None)),
@@ -318,8 +314,8 @@ class _Cache:
         repeats, sources = self._number(search, candidates)
         candidates.states[repeats] = State.COMPLETE.value  # no longer waiting
         trials = yield
-        if repeats:
-            rows, numbers = np.array(repeats), np.array(sources)
+        if repeats := [row for row in repeats if row < len(candidates)]:  # time may cut a round
+            rows, numbers = np.array(repeats), np.array(sources[: len(repeats)])
             if search.asynchronous:  # what the method has not heard of, it will
                 known = ~np.isin(numbers, [*search.out])
                 rows, numbers = rows[known], numbers[known]

@@ -97,7 +97,7 @@ class Trials:
         state: State | npt.ArrayLike = State.COMPLETE,
     ) -> Trials:
         """Score some rows (by default all that wait); a value that is not finite has failed, unless
-        the trial was pruned before it had one.
+        the trial was pruned before it had one, and such a metric is not known.
 
         The rows are journaled at once, so that what took long to score is never lost. NasplugError
         if a row was told before, or if its notes cannot be written as JSON.
@@ -118,7 +118,7 @@ class Trials:
         if costs is not None:
             self.costs[rows] = costs
         for name, column in (metrics or {}).items():
-            self._metric(name)[rows] = column
+            self._metric(name)[rows] = np.where(np.isfinite(column), column, np.nan)
         self.states[rows] = state.value if isinstance(state, State) else state
         bad = ~np.isfinite(self.values[rows]) & (self.states[rows] != State.PRUNED.value)
         self.states[rows[bad]] = State.FAILED.value
@@ -151,9 +151,10 @@ class Trials:
         return chosen
 
     def truncate(self, n: int) -> None:
-        """Keep the first n rows only (the budget allows no more)."""
+        """Keep the first n rows only (the budget or the time allows no more)."""
         for name in self.columns:
             setattr(self, name, getattr(self, name)[:n])
+        self.metrics = {name: column[:n] for name, column in self.metrics.items()}
 
     def _metric(self, name: str) -> Column:
         if name not in self.metrics:

@@ -264,7 +264,7 @@ def _run(
         if directory is not None:
             ends.callback(directory.close)
             directory.lock()
-            Replay(search, directory)
+            replay = Replay(search, directory)
             end = ends.enter_context(status_kept(directory))
             if tracking:
                 registry().get("tracker", "mlflow")(directory.path)
@@ -273,9 +273,9 @@ def _run(
         with bar(search, progress):
             selection = search.run()
         if directory is not None:
-            reports.write(selection, directory.path)
             end |= {
                 "stopped": search.stopped, "seconds": search.elapsed, "rounds": search.round,
+                "table": reports.write(selection, directory.path, replay.table),
             }  # fmt: skip
     return selection
 

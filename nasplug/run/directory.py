@@ -13,8 +13,7 @@ import subprocess
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from nasplug._version import __version__
 from nasplug.errors import NasplugError
+from nasplug.files import replacing
 from nasplug.kernel.registry import registry
 from nasplug.kernel.tree import jsonable, read_arrays
 from nasplug.run.journal import FILE, Journal, Past
@@ -60,8 +60,11 @@ RUN: Schema = {
     "environment": {"time": (str,), "python": (str,), "platform": (str,), "versions": (dict,)},
     "checksum": (int,),
 }  # fmt: skip
-STATUS: Schema = {"state": (str,), "error": (str,), "time": NUMBER, "pid": (int,), "host": (str,)}
-FINISHED: Schema = {"stopped": (str,), "seconds": NUMBER, "rounds": (int,)}
+STATUS: Schema = {
+    "state": (str,), "error": (str,), "time": NUMBER, "pid": (int,), "host": (str,),
+    "checksum": (int,),
+}  # fmt: skip
+FINISHED: Schema = {"stopped": (str,), "seconds": NUMBER, "rounds": (int,), "table": (str,)}
 CELLS = (
     "size", "reduction", "queried", "mean", "max", "good", "shrink_index", "edf_area", "ks",
     "diversity", "coverage",
@@ -128,7 +131,7 @@ class RunDirectory:
             )
         if name := misfit(run, RUN):
             raise NasplugError(f"{path} is damaged: its run.json has no {name} that makes sense")
-        if run.pop("checksum") != _checksum(run):
+        if run["checksum"] != _checksum(run):
             raise NasplugError(
                 f"{path} is damaged: its run.json is not as it was written; put a copy of it back"
             )
@@ -169,12 +172,13 @@ class RunDirectory:
             "state": state, "error": error, "time": time.time(), "pid": os.getpid(),
             "host": platform.node(), **more,
         }  # fmt: skip
-        write_json(self.path / "status.json", status)
+        write_json(self.path / "status.json", {**status, "checksum": _checksum(status)})
 
     def status(self) -> dict[str, Any]:
-        """status.json; {} if it is not there or not whole."""
+        """status.json; {} if it is not there or not as it was written."""
         status = read_json(self.path / "status.json")
-        return {} if misfit(status, STATUS) else status
+        sound = not misfit(status, STATUS) and status["checksum"] == _checksum(status)
+        return status if sound else {}
 
     def close(self) -> None:
         if "journal" in self.__dict__:
@@ -244,23 +248,6 @@ class RunDirectory:
         )
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A new file, for the user alone, that takes the place of `path` once it is whole; a link
-    there is replaced, not followed. NasplugError if it cannot be written."""
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        try:
-            partial.unlink(missing_ok=True)
-            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            yield partial
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise NasplugError(f"{path} cannot be written: {error}") from None
-
-
 def write_json(path: Path, content: Any) -> None:
     """Written whole or not at all; numbers that are not finite as null."""
     text = json.dumps(jsonable(content, path.name), indent=2, allow_nan=False)
@@ -299,9 +286,10 @@ def misfit(content: Any, schema: Schema, at: str = "") -> str:
     return ""
 
 
-def _checksum(run: Mapping[str, Any]) -> int:
-    """Of what run.json holds."""
-    return zlib.crc32(json.dumps(run, sort_keys=True).encode())
+def _checksum(content: Mapping[str, Any]) -> int:
+    """Of what run.json or status.json holds beside it."""
+    others = {name: value for name, value in content.items() if name != "checksum"}
+    return zlib.crc32(json.dumps(others, sort_keys=True).encode())
 
 
 def _refuse_links(path: Path) -> None:

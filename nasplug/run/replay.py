@@ -6,6 +6,7 @@ the journal answers what it proposes; one that keeps a state goes on from its la
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 
 import numpy as np
@@ -33,8 +34,14 @@ class Replay:
         self._left = int(self._open.sum())
         self._sum = 0  # of the checksums of all trials of this search
         status = directory.status()
+        if not status and (directory.path / "status.json").exists():
+            raise NasplugError(
+                f"{directory.path} is damaged: its status.json is not as it was written; put a "
+                "copy of it back, or delete it to search on until the budget or the time is spent"
+            )
         finished = status.get("state") == "finished" and not misfit(status, FINISHED)
         self._end = status if finished else None
+        self._appended = False  # something that was scored now is in the journal
         if search.asynchronous:
             self._take_up()
         elif state := directory.load_checkpoint(lambda state: directory.fits(state, self._past)):
@@ -47,6 +54,11 @@ class Replay:
         search.listeners.insert(0, self._write)
         search.pm.register(self, "journal")
 
+    @property
+    def table(self) -> str:
+        """The digest of the trials.csv that has all trials of this search already, or ''."""
+        return "" if self._end is None or self._appended else str(self._end["table"])
+
     @hookimpl(wrapper=True)
     def evaluate(self, candidates: Trials | Region) -> Generator[None, Trials, Trials]:
         if self._left and isinstance(candidates, Trials):
@@ -58,6 +70,11 @@ class Replay:
                 self._answering = True
                 self._tell(candidates, rows, numbers)
                 self._answering = False
+                if len(left := candidates.waiting):  # what follows was not scored
+                    if self.search.at_once == 1 and self._time_was_up():
+                        candidates.truncate(left[0])
+                    else:
+                        self._go_on()
         return (yield)
 
     @hookimpl(trylast=True)
@@ -79,6 +96,13 @@ class Replay:
         elif self.search.asynchronous or self.search.round >= self._end["rounds"]:
             self.search.ended = self._end["seconds"]
             self.search.stop(self._end["stopped"])
+
+    def _time_was_up(self) -> bool:
+        """Whether the search had ended, or would have, in the midst of this round."""
+        search, end = self.search, self._end
+        last = end if end and search.round + 1 >= end["rounds"] else None
+        seconds = last["seconds"] if last else search.elapsed
+        return bool(seconds >= (self._max_seconds or math.inf))
 
     def _restore(self, numbers: Rows) -> Trials:
         """Take over these trials."""
@@ -139,6 +163,7 @@ class Replay:
     def _write(self, trials: Trials, rows: Rows) -> None:
         if self._answering:
             return
+        self._appended = True
         again = trials.numbers[rows]
         again = again[self._known(again)] if self._left else again[:0]
         self._close(again)  # scored again, by a method that trains what it scores

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from numbers import Number
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,10 @@ import numpy.typing as npt
 
 from nasplug.analysis.pictures import draw_picture
 from nasplug.errors import NasplugError
+from nasplug.files import replacing
 from nasplug.kernel.selection import Selection
 from nasplug.kernel.trial import State, Trial
-from nasplug.run.directory import replacing, write_json
+from nasplug.run.directory import write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,20 +29,24 @@ BLOCK = 10_000  # trials that are turned into text at a time
 BLUE, ORANGE, GRAY, RED = "#2f6db5", "#d9822b", "#9aa3ad", "#c0392b"
 
 
-def write(selection: Selection, path: Path) -> None:
-    """All of it, into the run directory. Pictures need matplotlib, and are left out without."""
+def write(selection: Selection, path: Path, known: str = "") -> str:
+    """All of it, into the run directory; the digest of trials.csv. One whose digest is `known` has
+    all trials, and stays. Pictures need matplotlib, and are left out without."""
     write_json(path / "selection.json", summary(selection))
-    _write_trials(selection, path / "trials.csv")
+    if not known or known != _digest(path / "trials.csv"):
+        write_csv(path / "trials.csv", _trial_rows(selection))
     if selection.subspace is not None:
         with replacing(path / "subspace.npz") as file:
             selection.subspace.save(file)
     for name, write_file in selection.files.items():
-        write_file(path / name)
+        with replacing(path / name) as file:
+            write_file(file)
     draw_picture(path / "curve.png", lambda figure: draw_curve(selection, figure))
     if draw := getattr(selection.search.space, "draw", None):
         draw_picture(path / "cell.png", lambda figure: _draw_best(selection, draw, figure))
     for name, draw_figure in selection.pictures.items():
         draw_picture(path / name, draw_figure)
+    return _digest(path / "trials.csv")
 
 
 def brief(selection: Selection) -> dict[str, Any]:
@@ -192,37 +198,49 @@ def _limits(
     return float(low), float(high)
 
 
-def _write_trials(selection: Selection, path: Path) -> None:
-    """All trials, a row each; unknown numbers are empty cells.
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """A table, whole or not at all; unknown numbers are empty cells.
 
     A text that a spreadsheet would run as a formula, since it begins with one of `=+-@`, gets an
     apostrophe before it, as OWASP advises: ``=1+1`` is written ``'=1+1``. Numbers stay as they are.
     """
-    trials = selection.search.trials
     with (
         replacing(path) as file,
         file.open("w", newline="", encoding="utf-8", errors="backslashreplace") as handle,
     ):
-        writer = csv.writer(handle)
-        for first in range(0, len(trials), BLOCK):
-            rows = slice(first, first + BLOCK)
-            columns = trials.to_dict(rows)
-            columns["repeat"] = trials.repeats[rows].tolist()
-            columns["feasible"] = trials.feasible[rows].tolist()
-            numbers = range(len(trials))[rows]
-            columns["error"] = [trials.notes.get(i, {}).get("error", "") for i in numbers]
-            if first == 0:
-                writer.writerow(map(_cell, columns))
-            for row in zip(*columns.values(), strict=True):
-                writer.writerow(map(_cell, row))
+        csv.writer(handle).writerows(map(_cell, row) for row in rows)
+
+
+def _digest(file: Path) -> str:
+    """Of what is in it; '' if it cannot be read."""
+    try:
+        with file.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def _cell(content: Any) -> Any:
-    """What a cell of the CSV file holds."""
-    if isinstance(content, Number):
+    """What a cell of the table holds."""
+    if isinstance(content, (float, int, Number)):  # the first two, which most are, at once
         return "" if content != content else content
     text = str(content)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def _trial_rows(selection: Selection) -> Iterator[Iterable[Any]]:
+    """The names of the columns, then all trials."""
+    trials = selection.search.trials
+    for first in range(0, len(trials), BLOCK):
+        rows = slice(first, first + BLOCK)
+        columns = trials.to_dict(rows)
+        columns["repeat"] = trials.repeats[rows].tolist()
+        columns["feasible"] = trials.feasible[rows].tolist()
+        numbers = range(len(trials))[rows]
+        columns["error"] = [trials.notes.get(i, {}).get("error", "") for i in numbers]
+        if first == 0:
+            yield columns
+        yield from zip(*columns.values(), strict=True)
 
 
 def _described(trial: Trial) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, unquote
 LOCAL = ("sqlite", "file", "journal")  # a path follows, in which an @ is just a character
 QUERY = re.compile(r"[?#;]")  # from here on a URL may hold a password or a token
 ENVIRONMENT = re.compile(r"(TOKEN|PASSWORD|PASSWD|SECRET|KEY)$")  # variables that hold a secret
+SHORTEST = 6  # characters of one: with SORT_KEY=1 in the environment a 1 is still a 1
 # A URL in a text ends with a blank or a quotation mark, one that is an argument with it.
 IN_TEXT = re.compile(r"""[A-Za-z][\w+.-]*://[^\s'"<>]+|[^\s:/'"<>=]+:[^\s'"<>]*@[^\s'"<>]+""")
 ARGUMENT = re.compile(r"[A-Za-z][\w+.-]*://.*|[^\s:/=]+:.*@.*", re.DOTALL)
@@ -80,6 +81,10 @@ def _secrets(url: str) -> Iterator[str]:
     query = QUERY.split(host, maxsplit=1)[1:]
     found = [user, user.partition(":")[2], *query]
     found += [value for part in query for _, value in parse_qsl(part)]
-    found += [value for name, value in os.environ.items() if ENVIRONMENT.search(name)]
+    found += [
+        value
+        for name, value in os.environ.items()
+        if ENVIRONMENT.search(name) and len(value) >= SHORTEST
+    ]
     for secret in found:
         yield from {secret, unquote(secret)} - {""}

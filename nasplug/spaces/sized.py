@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 
-LARGEST, DEEPEST = 100_000, 1_000  # of any size; of those that count layers
+LARGEST = 100_000  # of any size but those below, beyond which nobody trains a network of a search
+MOST = {"layers": 100, "N": 100, "C": 1_000, "resolution": 4_096}
 
 
 class Sized(Costed):
@@ -44,7 +45,7 @@ class Sized(Costed):
         for option, value in options.items():
             if option not in preset:
                 raise unknown(f"option of {self.base}", option, preset)
-            most = DEEPEST if option in ("layers", "N") else LARGEST
+            most = MOST.get(option, LARGEST)
             if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
                 raise NasplugError(
                     f"{option} of {self.base} is a number from 1 to {most:,}, got {value!r}"

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nasplug._version import __version__
-from nasplug.errors import NasplugError, lacking
+from nasplug.errors import NasplugError, check_number, lacking
 from nasplug.kernel.method import Method
 from nasplug.kernel.problem import Problem
 from nasplug.kernel.registry import registry
@@ -118,7 +118,7 @@ def tune(
         "trials": trials, "seeds": seeds, "workers": workers, "budget": budget, "seed": seed,
     }  # fmt: skip
     for name, number in numbers.items():
-        _check_number(name, number, least=0 if name == "seed" else 1)
+        check_number(name, number, least=0 if name == "seed" else 1)
     _check_names("objectives", objectives, such_as="['value', 'cost']")
     _check_names("constraints", constraints, such_as="['flops<=300e6']", least=0)
     if params is not None:
@@ -216,12 +216,6 @@ def tune(
                 with stored.Roll(study, opened, url, folder).turn:  # one process at a time
                     reports.write(study, folder)
     return study
-
-
-def _check_number(name: str, number: Any, least: int) -> None:
-    whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
-    if not whole or number < least:
-        raise NasplugError(f"{name} must be a whole number, at least {least}; got {number!r}")
 
 
 def _check_names(name: str, names: Any, such_as: str, least: int = 1) -> None:

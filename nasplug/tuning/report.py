@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import importlib.util
 import sys
 import warnings
@@ -16,7 +15,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nasplug._version import __version__
+from nasplug.files import replacing
 from nasplug.run.directory import write_json
+from nasplug.run.report import write_csv
 from nasplug.tuning.storage import ATTRIBUTE, counted
 
 COMPLETE, FAIL = (TrialState.COMPLETE,), (TrialState.FAIL,)
@@ -27,7 +28,7 @@ def write(study: optuna.Study, folder: Path) -> None:
     write_json(folder / "best.json", config(study, _ranked(study)[0]))
     if len(study.directions) > 1:
         write_json(folder / "pareto.json", [config(study, trial) for trial in study.best_trials])
-    _write_trials(study, folder / "trials.csv")
+    write_csv(folder / "trials.csv", _trial_rows(study))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that Optuna's plots are experimental
         if importlib.util.find_spec("matplotlib") is not None:
@@ -129,25 +130,25 @@ def _ranked(study: optuna.Study) -> list[FrozenTrial]:
     return sorted(good, key=lambda trial: sign * trial.values[0])
 
 
-def _write_trials(study: optuna.Study, file: Path) -> None:
+def _trial_rows(study: optuna.Study) -> Iterator[list[Any]]:
+    """The names of the columns, then all trials."""
     about = study.user_attrs[ATTRIBUTE]
     columns = ("report", "seeds", "seconds", "worker", "error")
-    with file.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(["number", "state", *about["objectives"], *about["tuned"], *columns])
-        for trial in study.trials:
-            measured = trial.user_attrs.get("measured", {})
-            writer.writerow([
-                trial.number,
-                trial.state.name.lower(),
-                *(trial.values or [None] * len(about["objectives"])),
-                *(trial.params.get(name) for name in about["tuned"]),
-                measured.get("report"),
-                len(measured.get("objectives", ())),
-                trial.duration.total_seconds() if trial.duration else None,
-                trial.user_attrs.get("worker"),
-                trial.user_attrs.get("error"),
-            ])  # fmt: skip
+    yield ["number", "state", *about["objectives"], *about["tuned"], *columns]
+    for trial in study.trials:
+        measured = trial.user_attrs.get("measured", {})
+        row = [
+            trial.number,
+            trial.state.name.lower(),
+            *(trial.values or [None] * len(about["objectives"])),
+            *(trial.params.get(name) for name in about["tuned"]),
+            measured.get("report"),
+            len(measured.get("objectives", ())),
+            trial.duration.total_seconds() if trial.duration else None,
+            trial.user_attrs.get("worker"),
+            trial.user_attrs.get("error"),
+        ]
+        yield ["" if content is None else content for content in row]
 
 
 def _plots(module: Any, study: optuna.Study) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -193,7 +194,8 @@ def _draw(study: optuna.Study, folder: Path) -> None:
                 draw()
                 if name == "slice":  # a panel for each hyperparameter, which Optuna makes narrow
                     plt.gcf().set_size_inches(max(6, 2.6 * len(plt.gcf().axes)), 4.5)
-                plt.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
+                with replacing(folder / f"{name}.png") as partial:
+                    plt.savefig(partial, dpi=110, bbox_inches="tight")
             except Exception as error:  # costs only this picture
                 print(f"{name}.png was not drawn: {error}", file=sys.stderr)
             for number in set(plt.get_fignums()) - before:
@@ -211,4 +213,5 @@ def _draw_page(study: optuna.Study, file: Path) -> None:
         except Exception as error:
             print(f"{name} is missing in {file.name}: {error}", file=sys.stderr)
     title = f"<title>{study.study_name}</title>"
-    file.write_text(f"<!doctype html><meta charset=utf-8>{title}{''.join(parts)}")
+    with replacing(file) as partial:
+        partial.write_text(f"<!doctype html><meta charset=utf-8>{title}{''.join(parts)}")

@@ -6,7 +6,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,10 @@ class Task:
         for name, one in declared.items():
             if one.at_most and one.at_most not in declared:  # a subclass has given it a value
                 declared[name] = narrowed(one, high=getattr(self.method_class, one.at_most))
+            parent, _, value = one.when.partition("=")
+            if parent and parent not in declared:  # the same: it matters always, or never
+                given = str(getattr(self.method_class, parent)).lower() == value.lower()
+                declared[name] = replace(declared[name], when="", tunable=one.tunable and given)
         return HyperparameterSpace(declared, self.params, self.fixed)
 
     def make_problem(self, seed: int) -> Problem:
