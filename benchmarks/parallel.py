@@ -161,9 +161,7 @@ def main() -> None:
     result["asynchronous"] = rate(varies, 8, 8 * asked.rounds, asynchronous=True) / together
     result["digits, 2 processes"] = digits(2, 14) / digits(None, 10)
     result |= killed(asked.kills)
-    result = {
-        k: v if isinstance(v, int) else round(float(np.round(v, 3)), 3) for k, v in result.items()
-    }
+    result = {k: v if isinstance(v, int) else round(v, 3) for k, v in result.items()}
     for name, value in result.items():
         print(f"{name:26}{value}")
     print(json.dumps(result))

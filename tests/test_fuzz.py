@@ -249,7 +249,7 @@ def test_a_learned_space_of_itself_is_refused(tmp_path):
 @example(text="tpe(x=\0)")
 def test_names_of_samplers_and_pruners(text):
     optuna = pytest.importorskip("optuna")
-    from nasplug.tuning.by_name import by_name
+    from nasplug.run.by_name import by_name
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     found = attempt(lambda: by_name(optuna.samplers, "Sampler", text, seed=3))
@@ -260,7 +260,7 @@ def test_names_of_samplers_and_pruners(text):
 
 def test_samplers_take_options():
     optuna = pytest.importorskip("optuna")
-    from nasplug.tuning.by_name import by_name
+    from nasplug.run.by_name import by_name
 
     found = by_name(optuna.samplers, "Sampler", "tpe(multivariate=True)", seed=3)
     assert isinstance(found, optuna.samplers.TPESampler)
@@ -269,7 +269,7 @@ def test_samplers_take_options():
 
 def test_a_literal_that_is_none_is_refused():
     optuna = pytest.importorskip("optuna")
-    from nasplug.tuning.by_name import by_name
+    from nasplug.run.by_name import by_name
 
     with pytest.raises(NasplugError, match="a sampler is a name"):
         by_name(optuna.samplers, "Sampler", "tpe(a={[]: 1})")

@@ -81,7 +81,7 @@ def test_interrupted_and_resumed_by_others_is_never_interrupted(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         search(workers=threads(3), out=tmp_path / "run", plugins=[Interrupt()])
-    with pytest.raises(NasplugError, match="with an executor of yours"):
+    with pytest.raises(NasplugError, match="workers=executor"):
         nasplug.resume(tmp_path / "run", evaluate=total)
     found = nasplug.resume(tmp_path / "run", evaluate=total, workers=threads(1), progress=False)
     assert rows(found) == rows(never)

@@ -66,7 +66,10 @@ workers = click.option(
 @click.option("--max-cost", type=float, help="Stop at this cost, in seconds of the benchmark.")
 @click.option("--max-seconds", type=float, help="Stop after this time.")
 @click.option(
-    "--prune", is_flag=True, help="Stop trials that are worse than the median at the same step."
+    "--prune",
+    metavar="PRUNER",
+    help="Stop hopeless trials as one of Optuna's pruners says: median, hyperband, "
+    "'successivehalving(min_resource=2)' ...",
 )
 @workers
 @click.option(

@@ -47,6 +47,11 @@ class FunctionEvaluator:
         self.takes_trial = takes_trial(function)
         self.file = getattr(getattr(function, "__code__", None), "co_filename", DYNAMIC)
 
+    @property
+    def reports(self) -> bool:
+        """Whether it is given the trial, and so may report while it scores."""
+        return bool(self.takes_trial)
+
     @classmethod
     def data(cls, space: Space) -> list[str]:
         """None by name: it is the user who brings the function."""

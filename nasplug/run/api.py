@@ -6,13 +6,14 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from nasplug.errors import NasplugError
+from nasplug.errors import NasplugError, lacking
 from nasplug.kernel.method import Source
 from nasplug.kernel.problem import Problem
 from nasplug.kernel.problem import space as named
@@ -27,7 +28,6 @@ from nasplug.run.constraints import Constraints
 from nasplug.run.directory import RunDirectory, environment, free_directory
 from nasplug.run.parallel import Parallel, Workers
 from nasplug.run.progress import bar
-from nasplug.run.prune import MedianPruner
 from nasplug.run.replay import Replay
 
 
@@ -50,7 +50,7 @@ def search(
     constraints: Sequence[str] = (),
     max_cost: float | None = None,
     max_seconds: float | None = None,
-    prune: bool = False,
+    prune: Any = False,
     workers: int | str | Executor | None = None,
     asynchronous: bool = False,
     retries: int = 1,
@@ -79,7 +79,8 @@ def search(
         them is scored for all, or "apart", the default where a table knows them apart.
     constraints: such as ``["flops<=300e6"]``. Archs that are known to break one are not proposed;
         those that a score tells of are never selected.
-    prune: let the median of earlier trials stop hopeless ones, where `evaluate` reports steps.
+    prune: the Optuna pruner that stops hopeless trials, where `evaluate` reports steps: a name such
+        as "hyperband" or "successivehalving(min_resource=2)", an object, or True for "median".
     workers: how many processes of this machine score archs at a time, or the name of an engine
         (``"dask:tcp://scheduler:8786"``, ``"ray"``), or any `concurrent.futures.Executor`. A round
         has as many archs; with the same seed and as many workers the trials are the same.
@@ -116,6 +117,8 @@ def search(
     )  # fmt: skip
     region = shrunk(problem.space, within) if isinstance(within, Path | str) else within
     run = make_search(problem, chosen, name, within=region, plugins=plugins, **options)
+    prune = "median" if prune is True else prune or None
+    add_pruner(run, prune)
     parallel = None if workers is None else Parallel(run, crew, retries)
     directory = None
     if tracking or out:
@@ -139,7 +142,7 @@ def search(
                     "report": run.problem.report,
                 },
                 "within": isinstance(region, Subspace),
-                "prune": prune,
+                "prune": prune if isinstance(prune, str | None) else "",
                 "workers": None if workers is None else crew.written,
                 "retries": retries,
                 "tracking": tracking,
@@ -149,7 +152,7 @@ def search(
         )
         if isinstance(region, Subspace):
             region.save(directory.path / "within.npz")
-    return _run(run, directory, parallel, prune, tracking, progress)
+    return _run(run, directory, parallel, tracking, progress)
 
 
 def resume(
@@ -159,6 +162,7 @@ def resume(
     space: Space | None = None,
     evaluate: Callable[..., Any] | None = None,
     data: Any = None,
+    prune: Any = None,
     workers: int | str | Executor | None = None,
     progress: bool | None = None,
     plugins: Sequence[Any] = (),
@@ -167,9 +171,9 @@ def resume(
     """Continue an interrupted search: the same trials as if it had never been interrupted.
 
     What cannot be written down (a method object, `evaluate`, `data`, a Space subclass of your own,
-    an executor, and `sources` such as ``init=``) has to be given again; other `workers` score the
-    same trials. An asynchronous search goes on from all that was scored. Resuming a finished run
-    replays it and returns its selection. NasplugError if another process searches it.
+    a pruner or an executor, and `sources` such as ``init=``) has to be given again; other `workers`
+    score the same trials. An asynchronous search goes on from all that was scored. Resuming a
+    finished run replays it and returns its selection. NasplugError if another process searches it.
     """
     directory = RunDirectory.open(run_dir)
     run = directory.run
@@ -183,11 +187,12 @@ def resume(
             f"{run_dir} trained on data of yours: nasplug.resume(run_dir, data=data)"
         )
     workers = run["workers"] if workers is None else workers
-    if workers == "":
-        raise NasplugError(
-            f"{run_dir} scored archs with an executor of yours: nasplug.resume(run_dir, "
-            "workers=executor)"
-        )
+    prune = run["prune"] if prune is None else prune
+    for name, given, what in (("workers", workers, "executor"), ("prune", prune, "pruner")):
+        if given == "":
+            raise NasplugError(
+                f"{run_dir} had an {what} object of yours: nasplug.resume(run_dir, {name}={what})"
+            )
     if method is None:
         cls = registry().get("method", run["method"])
         for source in sources:
@@ -209,10 +214,11 @@ def resume(
         )
     region = load(problem.space, directory.path / "within.npz") if run["within"] else None
     continued = make_search(problem, chosen, name, within=region, plugins=plugins, **run["options"])
+    add_pruner(continued, prune)
     parallel = None
     if workers is not None:
         parallel = Parallel(continued, Workers.of(workers), run["retries"])
-    return _run(continued, directory, parallel, run["prune"], run["tracking"], progress)
+    return _run(continued, directory, parallel, run["tracking"], progress)
 
 
 KINDS: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -249,17 +255,25 @@ def make_search(
     return Search(problem, method, name, plugins=[Constraints(constraints), *plugins], **options)
 
 
+def add_pruner(search: Search, pruner: Any) -> None:
+    """Let a pruner stop hopeless trials; None for none."""
+    if pruner is None:
+        return
+    try:
+        found = import_module("nasplug.run.prune").Pruner
+    except ImportError as error:
+        raise lacking("prune", error) from None
+    search.pruner = found(search, pruner)
+
+
 def _run(
     search: Search,
     directory: RunDirectory | None,
     parallel: Parallel | None,
-    prune: bool,
     tracking: bool,
     progress: bool | None,
 ) -> Selection:
     """Run a search with its workers, its progress bar, its reports and its tracker."""
-    if prune:
-        search.pruner = MedianPruner(search)
     with ExitStack() as ends:
         if directory is not None:
             ends.callback(directory.close)

@@ -1,42 +1,110 @@
-"""Pruning: giving up trials that are worse than others were at the same step."""
+"""Pruning: hopeless trials are given up, as one of Optuna's pruners says.
+
+It decides by Optuna's own study, in memory, in which trial n is trial n of the search.
+"""
 
 from __future__ import annotations
 
-from bisect import insort
-from collections import defaultdict
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
 
+from nasplug.errors import NasplugError
+from nasplug.evaluators.function import FunctionEvaluator
 from nasplug.kernel.search import Search
-from nasplug.kernel.trial import Trial, Trials
+from nasplug.kernel.trial import State, Trial, Trials
+from nasplug.run.by_name import by_name
+
+STATES = {
+    State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED,
+    State.FAILED: TrialState.FAIL,
+}  # fmt: skip
 
 
-class MedianPruner:
-    """Prunes what is worse than the median of the finished trials at the same step.
+class Pruner:
+    """What `Trial.should_prune` asks; it may be sent to a worker.
 
-    It listens to the search, replayed trials included, so that a trial costs no more the more
-    there were before.
+    It learns of trials in the order of their numbers, when it is asked for the first time after
+    they have ended: so what is pruned does not depend on which of those at once ended first.
     """
 
-    def __init__(self, search: Search, warmup: int = 5) -> None:
-        self.warmup = warmup
-        self.sign = 1 if search.maximize else -1
-        self.values: dict[int, list[float]] = defaultdict(list)  # step -> sorted
-        search.listeners.append(self._learn)
-
-    def _learn(self, trials: Trials, rows: npt.NDArray[np.intp]) -> None:
-        for row in rows.tolist():
-            for step, value in trials.notes.get(row, {}).get("intermediate", {}).items():
-                if value is not None:  # it was not finite
-                    insort(self.values[int(step)], value)
+    def __init__(self, search: Search, pruner: Any) -> None:
+        scorer = search.problem.evaluator
+        if not (isinstance(scorer, FunctionEvaluator) and scorer.reports):
+            raise NasplugError(
+                f"prune is for trials that report while they are scored, as evaluate(arch, trial) "
+                f"by trial.report(value, step); {search.problem.name} has none"
+            )
+        chosen = by_name(optuna.pruners, "Pruner", pruner) if isinstance(pruner, str) else pruner
+        if not isinstance(chosen, optuna.pruners.BasePruner):
+            raise NasplugError(f"prune is one of Optuna's pruners or its name, got {pruner!r}")
+        direction = StudyDirection.MAXIMIZE if search.maximize else StudyDirection.MINIMIZE
+        with quiet():
+            self.study = optuna.create_study(
+                study_name="nasplug", direction=direction, pruner=chosen,
+                sampler=optuna.samplers.RandomSampler(0),
+            )  # fmt: skip
+        self.begun: dict[int, optuna.Trial] = {}  # trials that have not ended
+        self.asked = 0
+        self.ended: dict[int, tuple[Mapping[str, Any], State, float]] = {}  # not learned yet
+        search.listeners.append(self._hear)
 
     def __call__(self, trial: Trial) -> bool:
-        if not (now := trial.intermediate_values):
-            return False
-        step = max(now)
-        others = self.values[step]
-        if len(others) < self.warmup:
-            return False
-        median = (others[(len(others) - 1) // 2] + others[len(others) // 2]) / 2
-        return self.sign * now[step] < self.sign * median
+        self._learn()
+        found = self._trial(trial.number)
+        for step in trial.intermediate_values.keys() - self._known(found):
+            found.report(trial.intermediate_values[step], step)
+        return bool(trial.intermediate_values) and found.should_prune()
+
+    def _hear(self, trials: Trials, rows: npt.NDArray[np.intp]) -> None:
+        for row in rows[~trials.repeats[rows]].tolist():
+            reported = trials.notes.get(row, {}).get("intermediate", {})
+            state = State(int(trials.states[row]))
+            self.ended[int(trials.numbers[row])] = reported, state, float(trials.values[row])
+
+    def _learn(self) -> None:
+        for number, (reported, state, value) in sorted(self.ended.items()):
+            trial = self._trial(number)
+            values = {int(step): np.nan if x is None else x for step, x in reported.items()}
+            for step in () if self._known(trial) else values:  # it was asked about elsewhere
+                trial.report(values[step], step)
+                trial.should_prune()  # which notes the rungs that it reached
+            complete = state == State.COMPLETE
+            self.study.tell(trial, value if complete else None, state=STATES[state])
+            del self.begun[number]
+        self.ended.clear()
+
+    def _trial(self, number: int) -> optuna.Trial:
+        """Optuna's trial of this number; those before it that have not ended run, for Optuna."""
+        while self.asked <= number:
+            self.begun[self.asked] = self.study.ask()
+            self.asked += 1
+        return self.begun[number]
+
+    def _known(self, trial: optuna.Trial) -> Mapping[int, float]:
+        """The steps and values that Optuna has heard of."""
+        return self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._learn()
+        return self.__dict__
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna's log and warnings are for those who call it themselves."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)

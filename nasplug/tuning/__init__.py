@@ -35,6 +35,7 @@ from nasplug.run.directory import (
     stem_of,
     write_json,
 )
+from nasplug.run.prune import quiet
 from nasplug.run.secrets import redacted
 from nasplug.tracking.locks import Presence
 
@@ -153,7 +154,7 @@ def tune(
         method, description, search, params, fixed, objectives, trials, seed, searches, sampler,
         pruner,
     )  # fmt: skip
-    with stored.quiet():
+    with quiet():
         problem = task.make_problem(searches[0])
         hyperparameters = task.hyperparameters(problem.space)
         # What is wrong with the options is said before anything is written.
@@ -276,7 +277,7 @@ def _work(task: Task, url: str, folder: Path, threads: int, errors: Any) -> None
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     try:
-        with stored.quiet(), stored.reachable(url):
+        with quiet(), stored.reachable(url):
             Worker(task, stored.open_storage(url), url, folder).work()
     except NasplugError as error:
         errors.put(str(error))

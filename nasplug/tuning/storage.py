@@ -12,7 +12,6 @@ import contextlib
 import json
 import time
 import uuid
-import warnings
 from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from nasplug.errors import NasplugError
+from nasplug.run.prune import quiet
 from nasplug.run.secrets import redacted
 from nasplug.tracking.locks import Presence
 
@@ -41,19 +41,6 @@ JOINING = 10.0  # seconds to wait for whoever is creating the study
 UNREACHABLE = (SQLAlchemyError, OSError, optuna.exceptions.StorageInternalError)
 ATTRIBUTE = "nasplug"  # of the study: what it is about
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Optuna's log and warnings are for those who call it themselves."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(before)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from nasplug.kernel.registry import registry
 from nasplug.kernel.search import Search
 from nasplug.kernel.space import Space
 from nasplug.run.api import make_search, shrunk
-from nasplug.tuning.by_name import by_name
+from nasplug.run.by_name import by_name
 from nasplug.tuning.searches import Record, Searches, describe
 from nasplug.tuning.space import HyperparameterSpace, narrowed
 from nasplug.tuning.storage import Roll, counted, next_position
