@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -58,9 +57,9 @@ def test_a_worker_that_dies_costs_no_trial(tmp_path):
     assert {trial.state for trial in found.search.trials} == {nasplug.State.COMPLETE}
 
 
-def test_an_address_where_nothing_is():
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "nowhere:x", "ray://"])
+def test_an_address_where_nothing_is(address):
+    """Ray itself would end the process after minutes."""
     ray.shutdown()
-    start = time.monotonic()
-    with pytest.raises(NasplugError, match="Ray does not start at"):
-        search(noted, workers="ray:127.0.0.1:9")
-    assert time.monotonic() - start < 60
+    with pytest.raises(NasplugError, match=r"no Ray answers|Ray does not start"):
+        search(noted, workers=f"ray:{address}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import ray
 
 from nasplug import NasplugError
+
+PATIENCE = 10  # seconds for a cluster to answer
 
 
 class RayExecutor(Executor):
@@ -23,6 +26,7 @@ class RayExecutor(Executor):
     def __init__(self, address: str = "") -> None:
         self._mine = not ray.is_initialized()
         if self._mine:
+            _knock(address)
             try:
                 ray.init(
                     address or "local", log_to_driver=False, logging_level=logging.ERROR,
@@ -41,6 +45,17 @@ class RayExecutor(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         if self._mine:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """NasplugError if nobody listens at HOST:PORT: Ray would end the whole process, in minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:  # "", "auto" or "local"
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise NasplugError(f"no Ray answers at {address}: {error}") from None
 
 
 def _call(call: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
