@@ -5,6 +5,7 @@
 An evaluator that waits 50 ms is scored by processes of this machine, by Dask and by Ray (both
 started here, on loopback): the ratio is to one worker without any overhead, in the second half of
 the search, so that what starts is left out. A table that answers at once tells what a trial costs.
+An executor that answers at once shows nasplug's own part of it, at up to 10,000 workers.
 Durations that vary by a factor of four tell what asynchronous rounds gain; nb201/digits, really
 trained, what two processes gain on this machine. Workers are killed (`kill -9`) while they score:
 the trials must be those of a search in which none was. Ratios of one run, timed by the parts that
@@ -25,12 +26,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import psutil
 
 import nasplug
+from nasplug import State
+from nasplug.run.parallel import Score
 
 WAIT = 0.05  # seconds of a trial
 SPACE = nasplug.Space({f"x{i}": list(range(8)) for i in range(12)})
@@ -75,6 +79,29 @@ def rate(evaluate: Callable[..., float], workers: Any, budget: int, **options: A
         tracking=False, progress=False, **options,
     )  # fmt: skip
     return clock.rate(budget // 2)
+
+
+class Instant(Executor):
+    """Any number of workers that answer at once."""
+
+    def __init__(self, n: int) -> None:
+        self.max_workers = n
+
+    def submit(self, call: Any, /, *args: Any, **named: Any) -> Future[Score]:
+        future: Future[Score] = Future()
+        future.set_result(Score(1.0, 2.0, 3.0, State.COMPLETE, {"params": 1.0}, {}))
+        return future
+
+
+def own_cost(workers: int) -> float:
+    """Microseconds of nasplug itself a trial, in rounds of as many as workers."""
+    budget = max(4000, 3 * workers)
+    start = time.perf_counter()
+    nasplug.search(
+        "random", space=SPACE, evaluate=at_once, budget=budget, workers=Instant(workers),
+        tracking=False, progress=False,
+    )  # fmt: skip
+    return 1e6 * (time.perf_counter() - start) / budget
 
 
 @contextmanager
@@ -157,13 +184,15 @@ def main() -> None:
                 result[f"{engine}{', asynchronous' if mode else ''}"] = speed
     result["ms a trial, 1 process"] = 1000 / rate(at_once, 1, 2000)
     result["ms a trial, 2 processes"] = 1000 / rate(at_once, 2, 2000)
+    for many in (10, 1000, 10_000):
+        result[f"us of nasplug, {many} workers"] = own_cost(many)
     together = rate(varies, 8, 8 * asked.rounds)
     result["asynchronous"] = rate(varies, 8, 8 * asked.rounds, asynchronous=True) / together
     result["digits, 2 processes"] = digits(2, 14) / digits(None, 10)
     result |= killed(asked.kills)
     result = {k: v if isinstance(v, int) else round(v, 3) for k, v in result.items()}
     for name, value in result.items():
-        print(f"{name:26}{value}")
+        print(f"{name:30}{value}")
     print(json.dumps(result))
 
 
