@@ -49,6 +49,14 @@ def test_a_tournament_is_won_by_the_fittest_drawn():
     assert 0 not in wins
 
 
+def test_ties_of_a_tournament_are_won_at_random():
+    """The first place won three of four draws, the last ones none."""
+    rng, fitness = np.random.default_rng(0), np.zeros((1, 8))
+    wins = np.bincount([tournament(fitness, 1, 4, rng)[0, 0] for _ in range(4000)], minlength=8)
+    assert (abs(wins - 500) < 100).all()
+    assert {tournament(np.array([[1.0, 2.0, 2.0]]), 1, 3, rng)[0, 0] for _ in range(50)} == {1, 2}
+
+
 def test_compensation_and_momentum_by_hand():
     assert compensation(np.array([100, 100, 7]), np.array([25, 100, 0])).tolist() == [4, 1, 7]
     assert momentum(np.array([1.0, 2.0]), np.array([3.0, 0.0]), 0.75).tolist() == [1.5, 1.5]

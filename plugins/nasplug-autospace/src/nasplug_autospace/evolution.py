@@ -18,7 +18,8 @@ EDGES = len(OpenCells.EDGES)  # the first genes of a cell; its aggregation and e
 
 
 def tournament(fitness: Floats, n: int, size: int, rng: np.random.Generator) -> Ints:
-    """(L, P) -> (L, n): n different winners of each layer, each the fittest of `size` drawn."""
+    """(L, P) -> (L, n): n different winners of each layer, each the fittest of `size` drawn; one of
+    the fittest at random, as all are equal until the first gates have been learned."""
     L, P = fitness.shape
     layers = np.arange(L)
     there = np.ones((L, P), bool)
@@ -26,7 +27,8 @@ def tournament(fitness: Floats, n: int, size: int, rng: np.random.Generator) -> 
     for i in range(n):
         lots = np.where(there, rng.random((L, P)), 2.0)
         drawn = there & (lots <= np.sort(lots, 1)[:, [min(size, P) - 1]])
-        winners[:, i] = np.where(drawn, fitness, -np.inf).argmax(1)
+        best = np.where(drawn, fitness, -np.inf).max(1, keepdims=True)
+        winners[:, i] = np.where(drawn & (fitness == best), lots, np.inf).argmin(1)
         there[layers, winners[:, i]] = False
     return winners
 

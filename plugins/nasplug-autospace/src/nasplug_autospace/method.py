@@ -165,7 +165,8 @@ class AutoSpace(Oneshot):
         children, found = self.rules.mutate(self.cells[at], self.cells, search.rng)
         spare = self.fitness.copy()
         spare[at] = np.inf  # who has just won stays
-        dying = np.argsort(spare, axis=1, kind="stable")[:, : self.population - self.K]
+        lots = search.rng.random(spare.shape)  # who dies of the equally unfit
+        dying = np.lexsort((lots, spare), axis=1)[:, : self.population - self.K]
         layer, child = np.nonzero(found[:, : dying.shape[1]])
         dead, parent = dying[layer, child], parents[layer, child]
         self.cells[layer, dead] = children[layer, child]
