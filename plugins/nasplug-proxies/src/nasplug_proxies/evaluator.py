@@ -73,9 +73,11 @@ class ProxyEvaluator:
             self.images_of = load(data, seed)
             space = self.images_of.size(space)
         self.space = self.region = space
-        self.table = _table(space, data, report) if isinstance(data, str) else None
-        if report and not self.table:
-            raise NasplugError(f"report={report!r} is a column of a table, and there is none here")
+        self.table = _table(space, data) if isinstance(data, str) else None
+        if report:
+            if not self.table:
+                raise NasplugError(f"report={report!r} would be of a table, and there is none")
+            self.table = problem(self.table.name, evaluator="table", report=report)
         self.reward = option
         self.report = self.table.report if self.table else "report"
         # What goes wrong with an arch is a failed trial, as with any function.
@@ -171,6 +173,8 @@ class Ranks:
         self.spread = np.ptp(sample) or 1.0
 
     def __call__(self, value: float) -> float:
+        if not np.isfinite(value):
+            return float("nan")
         above = max(value - self.values[-1], 0.0) / self.spread
         below = max(self.values[0] - value, 0.0) / self.spread
         inside = np.interp(value, self.values, self.shares)
@@ -178,12 +182,10 @@ class Ranks:
         return float(inside + top * above / (1 + above) - bottom * below / (1 + below))
 
 
-def _table(space: Space, data: str, report: str | None) -> Problem | None:
+def _table(space: Space, data: str) -> Problem | None:
     """The table of the space at the size that its benchmark has trained, if there is one."""
     base = getattr(space, "base", space.name)
     try:
-        return problem(f"{base}/{data}", evaluator="table", report=report)
+        return problem(f"{base}/{data}", evaluator="table")
     except NasplugError:
-        if report:
-            raise
         return None
