@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from nasplug._late import late
 from nasplug._version import __version__
-from nasplug.errors import NasplugError
+from nasplug.errors import NasplugError, unknown
 from nasplug.hookspecs import hookimpl
 from nasplug.kernel.method import Bool, Choice, Float, Hyperparameter, Int, Method, Source
 from nasplug.kernel.problem import Problem, problem, problems, space
@@ -23,6 +23,7 @@ __all__ = [
     "Layered", "Mask", "Method", "NasplugError", "Problem", "Region", "Search", "Selection",
     "Source", "Space", "State", "Subspace", "Trial", "TrialPruned", "Trials", "__version__",
     "best_trials", "hookimpl", "problem", "problems", "resume", "search", "space", "tune",
+    "unknown",
 ]  # fmt: skip
 
 # What brings more along than numpy and pluggy is imported when it is used.

@@ -63,5 +63,7 @@ def test_the_methods_of_every_distribution_are_known() -> None:
     found = {}
     for folder in ROOT.glob("plugins/*/src/*/__init__.py"):
         text = folder.read_text()
+        if "def register_methods" not in text:
+            continue
         found[folder.parts[-4]] = re.findall(r'register\(\s*"([^"]+)"', text)
     assert found == json.loads((ROOT / "nasplug" / "methods.json").read_text())

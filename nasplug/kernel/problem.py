@@ -23,7 +23,9 @@ class Evaluator(Protocol):
     or, if the evaluator trains, a data set; what cannot be opened raises NasplugError. Evaluators
     are preferred in the order of their registration. One that looks scores up, or computes them in
     no time, says ``free = True``; one that scores isomorphic archs differently says
-    ``apart = True``: else one of them is scored, and the others have its score.
+    ``apart = True``: else one of them is scored, and the others have its score. One that may be
+    asked for as ``NAME:OPTION`` has an attribute `option`, what that is, and takes ``option=``; it
+    is opened when it is named, whatever `data` says.
     """
 
     maximize: bool
@@ -80,9 +82,7 @@ class Problem:
         maximize = direction == "maximize"
         if on is not None:
             if not (space is None and evaluate is None and data is None):
-                raise NasplugError(
-                    "give a problem (on=), or a space with evaluate= or data=, not both"
-                )
+                raise NasplugError("give on=, or a space with evaluate= or data=, not both")
             return problem(on, evaluator, reward, report, seed)
         if space is None:
             raise NasplugError(
@@ -96,9 +96,7 @@ class Problem:
             raise NasplugError("give evaluate= or data=, not both: it says how archs are scored")
         if data is not None:
             name = evaluator or "train"
-            scorer = registry().get("evaluator", name)(
-                space, data, reward=reward, report=report, seed=seed
-            )
+            scorer = _open(name, space, data, reward=reward, report=report, seed=seed)
             return cls(scorer.region.space, "data", scorer, name, scorer.maximize, scorer.region)
         for name, given in {"evaluator": evaluator, "reward": reward, "report": report}.items():
             if given is not None:
@@ -166,10 +164,9 @@ def space(name: str) -> Space:
         return learned.sized(**options) if options else learned
     factory = registry().get("space", base)
     try:
-        found: Space = factory(**options)
+        return factory(**options)
     except TypeError:
         raise NasplugError(f"{base} takes no options, or others than {text!r}") from None
-    return found
 
 
 def problem(
@@ -187,13 +184,13 @@ def problem(
     passed: list[Any] = []  # evaluators that cannot score it
     reasons: list[str] = []
     for candidate, cls in _evaluators(evaluator, reasons):
-        if data not in cls.data(sized):
+        if data not in cls.data(sized) and not (evaluator and hasattr(cls, "option")):
             passed.append(cls)
             continue
         if passed and cls.missing(sized, data):
             for better in passed:  # such as a table: not to be replaced by hours of training
                 better.missing(sized, data)
-        scorer = cls(sized, data, reward=reward, report=report, seed=seed)
+        scorer = _open(candidate, sized, data, reward=reward, report=report, seed=seed)
         return Problem(sized, data, scorer, candidate, scorer.maximize, scorer.region)
     known = {d for cls in passed for d in cls.data(sized)}
     fix = next(filter(None, [*(cls.missing(sized, data) for cls in passed), *reasons]), "")
@@ -201,12 +198,21 @@ def problem(
     raise unknown(f"problem{scored}", data, known, fix, prefix=f"{space_name}/")
 
 
+def _open(evaluator: str, space: Space, data: Any, **rest: Any) -> Any:
+    """An evaluator by ``NAME`` or ``NAME:OPTION``."""
+    name, colon, option = evaluator.partition(":")
+    cls = registry().get("evaluator", name)
+    if colon and not hasattr(cls, "option"):
+        raise NasplugError(f"evaluator {name} takes no option, got {evaluator!r}")
+    return cls(space, data, **rest, **({"option": option} if colon else {}))
+
+
 def _evaluators(name: str | None, reasons: list[str]) -> Iterator[tuple[str, Any]]:
     """Every evaluator, or one, and its class, loaded when it comes to it; why others do not load
     is added to `reasons`."""
     for one in [name] if name else registry().evaluators:
         try:
-            yield one, registry().get("evaluator", one)
+            yield one, registry().get("evaluator", one.partition(":")[0])
         except NasplugError as error:
             if name:
                 raise
