@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--proxies", nargs="+", default=[*PROXIES, *COUNTS])
     parser.add_argument("--seconds", type=float, default=np.inf, help="stop measuring after")
     parser.add_argument("--no-report", action="store_true", help="measure only")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/proxies.npz")
+    parser.add_argument("--out", type=Path, default=Path("runs/proxies.npz"))
     options = parser.parse_args()
     start = time.perf_counter()
 

@@ -123,7 +123,9 @@ def test_each_plugin_works_next_to_the_kernel(
     assert not [one["error"] for one in found if one["error"]]
     assert sum(not one["name"].startswith("nasplug.") for one in found) == 1
     methods = [row["name"] for row in nasplug("list", "methods")]
-    assert methods or plugin.name in ("nasplug-proxies", "nasplug-dask", "nasplug-ray")
+    if plugin.name in ("nasplug-proxies", "nasplug-dask", "nasplug-ray"):  # which bring no method
+        return
+    assert methods
     for method in methods:
         about = nasplug("show", method)
         declared = {one["name"] for one in about["hyperparameters"]}

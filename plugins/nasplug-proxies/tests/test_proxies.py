@@ -171,3 +171,12 @@ def test_every_proxy_scores_the_networks_of_every_space(name):
     net = network(space)
     values = {proxy: measure(proxy, net, IMAGES, LABELS, 0) for proxy in PROXIES}
     assert all(map(math.isfinite, values.values())), values
+
+
+@pytest.mark.parametrize("name", PROXIES)
+def test_a_cell_of_nothing_raises_nothing(name):
+    """jacov did: the images have no share in the outputs."""
+    space = nasplug.space("nb201:C=4,N=1").for_data("digits")
+    net = space.build(np.zeros(6, space.dtype))
+    images = torch.randn(8, *(space.sizes[n] for n in ("channels", "resolution", "resolution")))
+    assert isinstance(measure(name, net, images, torch.arange(8), 0), float)

@@ -100,7 +100,7 @@ class ProxyEvaluator:
         with fixed_threads(1):
             if len(self.names) > 1:
                 _ = self.ranks  # not as a part of the first trial's cost
-            self.function.evaluate(candidates)
+            self.function.evaluate(search, candidates)
         self._say("")
         return candidates
 

@@ -93,7 +93,9 @@ def jacov(net: nn.Module, batch: Tensor, labels: Tensor, generator: torch.Genera
     eq. 3.
     """
     x = batch.clone().requires_grad_()
-    (jacobian,) = torch.autograd.grad(net(x).sum(), x)
+    (jacobian,) = torch.autograd.grad(net(x).sum(), x, allow_unused=True)
+    if jacobian is None:  # the network passes nothing on
+        return float("nan")
     correlation = torch.corrcoef(jacobian.flatten(1).double())
     if not correlation.isfinite().all():  # an image that changes nothing
         return float("nan")
