@@ -461,10 +461,22 @@ def test_init_from_archs_a_file_and_a_run(tmp_path: Path):
     archs = best.archs[:4]
     text = [MIXED.to_str(arch) for arch in archs]
     (tmp_path / "archs.txt").write_text("\n".join(text) + "\n\n")
+    (tmp_path / "run" / "centers.txt").unlink()  # as of another method's run
     for init in (archs, archs.tolist(), text, tmp_path / "archs.txt", str(tmp_path / "run")):
         trials = dsm(20, init=init, seed=5).search.trials
         assert (trials.archs[:4] == archs).all()
         assert (trials.rounds[:4] == 0).all()
+
+
+def test_a_run_hands_over_its_final_centers(tmp_path: Path):
+    """Not its ten best archs, which are near-duplicates."""
+    found = dsm(60, out=tmp_path / "run")
+    method = found.search.method
+    order = np.argsort(-method.scores, kind="stable")
+    lines = (tmp_path / "run" / "centers.txt").read_text().splitlines()
+    assert lines == [MIXED.to_str(arch) for arch in method.centers[order]]
+    trials = dsm(20, init=tmp_path / "run", seed=5).search.trials
+    assert trials.archs[:4].tolist() == method.centers[order].tolist()
 
 
 def test_init_of_fewer_archs_than_needed_is_filled_up():

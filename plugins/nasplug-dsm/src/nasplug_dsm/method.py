@@ -25,15 +25,20 @@ from nasplug import (
     NasplugError,
     Region,
     Search,
+    Selection,
     Source,
     Space,
     Trials,
+    best_trials,
     hookimpl,
 )
 from nasplug_dsm.controller import Controller
 from nasplug_dsm.policy import Edits, Floats, Policy, RandomPolicy
 
 Rows = npt.NDArray[np.intp]
+
+SELECTED = 10  # archs that are ranked at the end
+CENTERS = "centers.txt"  # in the run directory: the final centers, best first
 
 SPARE = 8  # children sampled for each one wanted, since some will be refused
 TRIES = 8  # times to sample again before the policy is left out of it
@@ -153,6 +158,15 @@ class DSM(Method):
             best = int(trials.scores.argmax())
             self.centers[picked] = trials.archs[best]  # line 13; the edges follow (line 14)
             self.scores[picked] = trials.scores[best]
+
+    @hookimpl
+    def select_final(self, search: Search) -> Selection:
+        """The best trials; the final centers, which are apart from each other, for DSM-NAS+."""
+        good = np.flatnonzero(np.isfinite(self.scores))
+        order = good[np.argsort(-self.scores[good], kind="stable")]
+        lines = "".join(f"{search.space.to_str(arch)}\n" for arch in self.centers[order])
+        best = best_trials(search.trials, SELECTED)
+        return Selection(best, files={CENTERS: lambda file: file.write_text(lines)})
 
     def _learn(self, search: Search, trials: Trials, rewards: Floats) -> None:
         """Line 16: policy gradient against a moving-average baseline; failed trials say nothing."""
@@ -274,8 +288,10 @@ def read_init(source: Any, space: Space) -> Archs:
 
 
 def read_file(path: Path) -> list[str]:
-    """The arch strings of a file, or those that a finished run selected."""
+    """The arch strings of a file, or of a finished run: its final centers, or what it selected."""
     try:
+        if (path / CENTERS).is_file():
+            path = path / CENTERS
         if not path.is_dir():
             return [line for line in path.read_text().splitlines() if line.strip()]
         selected = json.loads((path / "selection.json").read_text())
