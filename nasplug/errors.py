@@ -51,10 +51,11 @@ def check_number(name: str, number: Any, least: int) -> None:
         raise NasplugError(f"{name} must be a whole number from {least} on, got {number!r}")
 
 
-def distribution_of(method: str) -> str:
-    """The distribution of the project that has a method, which need not be installed, or ''."""
-    listed = json.loads(Path(__file__).with_name("methods.json").read_text())
-    return next((name for name, methods in listed.items() if method in methods), "")
+def distribution_of(plugin: str) -> str:
+    """The distribution of the project that has a method, an evaluator or an engine of this name,
+    which need not be installed, or ''."""
+    listed = json.loads(Path(__file__).with_name("distributions.json").read_text())
+    return next((name for name, names in listed.items() if plugin in names), "")
 
 
 def lacking(what: str, error: ImportError) -> NasplugError:

@@ -19,7 +19,8 @@ import pytest
 
 from nasplug.cli import COMMANDS, main
 from nasplug.cli.output import fold
-from nasplug.kernel.registry import registry
+from nasplug.errors import NasplugError
+from nasplug.kernel.registry import Registry, registry
 
 COMMAND = [sys.executable, "-c", "from nasplug.cli import main; main()"]
 TOY = "nb201/toy"
@@ -486,6 +487,21 @@ def test_a_known_method_that_is_not_installed_is_named(
             "error: unknown method 'ddsas'; it comes with nasplug-ddsas: "
             "pip install nasplug-ddsas\n"
         )
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "home"),
+    [
+        ("executor", "dask", "nasplug-dask"),
+        ("evaluator", "proxy", "nasplug-proxies"),
+        ("space", "random", ""),
+    ],
+)
+def test_so_is_an_engine_or_an_evaluator(kind: str, name: str, home: str) -> None:
+    with pytest.raises(NasplugError) as said:
+        Registry().get(kind, name)
+    assert ("pip install" in str(said.value)) == bool(home)
+    assert home in str(said.value)
 
 
 def test_bytes_that_are_no_text_can_be_printed(process: Callable[..., Answer]) -> None:

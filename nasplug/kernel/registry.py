@@ -61,7 +61,7 @@ class Registry:
         if name not in known:
             broken = [p.name for p in self.plugins if p.error]
             fix = f"plugins that failed to load: {', '.join(broken)}; see `nasplug plugins`"
-            home = distribution_of(str(name)) if kind == "method" else ""
+            home = "" if kind == "space" else distribution_of(str(name))
             raise unknown(kind, str(name), known, fix if broken else "", brought_by=home)
         entry = known[name]
         if isinstance(entry.target, str):
