@@ -274,7 +274,7 @@ ODD = [
 OPTIONS = [
     "budget", "seed", "space", "evaluate", "data", "direction", "evaluator", "reward", "report",
     "within", "repeats", "isomorphs", "constraints", "max_cost", "max_seconds", "out", "plugins",
-    "on", "method", "tournament", "population",
+    "on", "method", "tournament", "population", "prune", "workers", "asynchronous", "retries",
 ]  # fmt: skip
 
 
@@ -304,10 +304,16 @@ def refusal(method, **options):
 
 def acceptable(option, odd):
     match option:
-        case "budget" | "seed":
-            return isinstance(odd, int) and odd is not True and odd is not False
+        case "budget" | "seed" | "retries":
+            return isinstance(odd, int) and not isinstance(odd, bool) and odd >= 0
         case "max_cost" | "max_seconds":
             return odd is None or (np.isreal(odd) and odd > 0)
+        case "asynchronous":
+            return odd is False
+        case "workers":
+            return odd is None or odd == "5"
+        case "prune":
+            return odd is None or odd is False
         case "within" | "evaluator" | "reward" | "report" | "isomorphs" | "on" | "data":
             return odd is None
         case "out":

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nasplug.errors import NasplugError, lacking
+from nasplug.errors import NasplugError, check_number, lacking
 from nasplug.kernel.method import Source
 from nasplug.kernel.problem import Problem
 from nasplug.kernel.problem import space as named
@@ -100,6 +100,9 @@ def search(
         within=within, repeats=repeats, isomorphs=isomorphs, max_cost=max_cost,
         max_seconds=max_seconds, out=out,
     )  # fmt: skip
+    check_number("retries", retries, 0)
+    if not isinstance(asynchronous, bool):
+        raise NasplugError(f"asynchronous is True or False, got {asynchronous!r}")
     if asynchronous and workers is None:
         raise NasplugError("asynchronous is about workers: say how many, workers=4")
     crew = Workers.of(1 if workers is None else workers)
@@ -117,7 +120,7 @@ def search(
     )  # fmt: skip
     region = shrunk(problem.space, within) if isinstance(within, Path | str) else within
     run = make_search(problem, chosen, name, within=region, plugins=plugins, **options)
-    prune = "median" if prune is True else prune or None
+    prune = {True: "median", False: None}[prune] if isinstance(prune, bool) else prune
     add_pruner(run, prune)
     parallel = None if workers is None else Parallel(run, crew, retries)
     directory = None
