@@ -179,9 +179,10 @@ def test_all_that_can_be_done_with_a_killed_run_at_once(
             raise KeyboardInterrupt
         return score(arch)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(tracking, "follow", lambda run_dir: None)
-        search(home / "lost", dies, seed=1)
+        with pytest.raises(KeyboardInterrupt):
+            search(home / "lost", dies, seed=1)
     resumes: list[Command] = [lambda: resume(killed)] * 2
     syncs, looks = [cli("sync", killed)] * 2, [cli("doctor", killed)] * 2
     answers = together([*resumes, *syncs, *looks])
