@@ -20,6 +20,7 @@ import pytest
 import nasplug
 from nasplug import Method, NasplugError, Space, hookimpl, tracking
 from nasplug.cli import main
+from nasplug.kernel.registry import registry
 from nasplug.run.directory import RunDirectory, read_json
 
 if importlib.util.find_spec("mlflow") is None:
@@ -180,7 +181,7 @@ def test_all_that_can_be_done_with_a_killed_run_at_once(
         return score(arch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, "follow", lambda run_dir: None)
+        patch.setattr(registry().trackers["mlflow"], "target", lambda run_dir: None)
         with pytest.raises(KeyboardInterrupt):
             search(home / "lost", dies, seed=1)
     resumes: list[Command] = [lambda: resume(killed)] * 2
