@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,18 @@ result = nasplug.search(
     budget=9, tracking=False,
 )
 assert result.best.value == 192, result.best
+"""
+
+
+COMMANDS = """
+import json, sys
+from nasplug.cli import main
+for line in json.loads(sys.argv[1]):
+    try:
+        main(line)
+    except SystemExit as end:
+        if end.code:
+            raise
 """
 
 
@@ -111,23 +124,24 @@ def test_each_plugin_works_next_to_the_kernel(
         wheel,
     )
 
-    def nasplug(*arguments: str) -> Any:
+    def nasplug(*lines: Sequence[str]) -> list[Any]:
+        """What commands answer, one after the other in one process: torch is imported once."""
         done = subprocess.run(
-            [python.parent / "nasplug", *arguments, "--json"], capture_output=True, text=True,
-            check=False, cwd=tmp_path, env=clean(NASPLUG_DATA=str(nb201_table)),
+            [python, "-c", COMMANDS, json.dumps([[*line, "--json"] for line in lines])],
+            capture_output=True, text=True, check=False, cwd=tmp_path,
+            env=clean(NASPLUG_DATA=str(nb201_table)),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
+        return [json.loads(line) for line in done.stdout.splitlines()]
 
-    found = nasplug("plugins")
+    found, methods = nasplug(["plugins"], ["list", "methods"])
     assert not [one["error"] for one in found if one["error"]]
     assert sum(not one["name"].startswith("nasplug.") for one in found) == 1
-    methods = [row["name"] for row in nasplug("list", "methods")]
     if plugin.name in ("nasplug-proxies", "nasplug-dask", "nasplug-ray"):  # which bring no method
         return
     assert methods
-    for method in methods:
-        about = nasplug("show", method)
+    runs = []
+    for about in nasplug(*(["show", row["name"]] for row in methods)):
         declared = {one["name"] for one in about["hyperparameters"]}
         epochs = "epochs" in declared  # it trains a supernet on data, which a table has not
         task = [about["problem"], "--budget", "1", "--set", "epochs=1"] if epochs else [
@@ -135,11 +149,14 @@ def test_each_plugin_works_next_to_the_kernel(
         ]  # fmt: skip
         if "warmup" in declared:
             task += ["--set", "warmup=0"]
-        said = nasplug("run", method, "--on", *task, "--out", method, "--no-track")
+        name = about["name"]
+        runs.append(["run", name, "--on", *task, "--out", name, "--no-track"])
+    *searches, doctor = nasplug(*runs, ["doctor", "nb201/toy"])
+    for said in searches:
         assert said["trials"] >= 1
         assert said["failed"] == 0
         assert said["best"]["arch"]
-    assert nasplug("doctor", "nb201/toy")["ok"]
+    assert doctor["ok"]
 
 
 def test_ci_calls_the_readmes_command() -> None:
