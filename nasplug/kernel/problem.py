@@ -136,16 +136,20 @@ class Problem:
 
     def score(self, archs: npt.ArrayLike) -> Trials:
         """(n, d) archs -> their trials by the evaluator, outside of any search."""
-        return self.evaluate(Trials(self.space, self.space.check(archs), self.maximize))
+        return self.scorer()(Trials(self.space, self.space.check(archs), self.maximize))
 
-    def evaluate(self, trials: Trials) -> Trials:
-        """Score what waits."""
+    def scorer(self) -> Callable[[Trials], Trials]:
+        """What scores the trials that wait."""
         if self.evaluator is None:
             raise NasplugError(f"{self.name} has no evaluator: its method scores what it trains")
         manager = plugin_manager()
         manager.register(self.evaluator)
-        manager.hook.evaluate(search=None, candidates=trials)
-        return trials
+
+        def score(trials: Trials) -> Trials:
+            manager.hook.evaluate(search=None, candidates=trials)
+            return trials
+
+        return score
 
 
 def space(name: str) -> Space:

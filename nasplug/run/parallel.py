@@ -30,7 +30,6 @@ from nasplug.hookspecs import hookimpl
 from nasplug.kernel.problem import Problem
 from nasplug.kernel.registry import registry
 from nasplug.kernel.search import Search
-from nasplug.kernel.space import Archs
 from nasplug.kernel.subspace import Region
 from nasplug.kernel.trial import State, Trials
 
@@ -137,22 +136,25 @@ class Score(NamedTuple):
     notes: dict[str, Any]
 
 
-_known: dict[str, Problem] = {}  # what this process scores with
+# What this process scores with; its scorer is made once, which takes a millisecond.
+_known: dict[str, tuple[Problem, Callable[[Trials], Trials]]] = {}
 
 
 def score(
-    key: str, problem: bytes | str, arch: Archs, number: int, round: int, pruner: bytes
+    key: str, problem: bytes | str, arch: bytes, number: int, round: int, pruner: bytes
 ) -> Score:
     """Score one arch. The problem comes pickled, or as the file that holds it."""
     try:
         if key not in _known:
             pickled = Path(problem).read_bytes() if isinstance(problem, str) else problem
+            opened = pickle.loads(pickled)
             _known.clear()
-            _known[key] = pickle.loads(pickled)
-        opened = _known[key]
-        trials = Trials(opened.space, arch[None], opened.maximize, number, round)
+            _known[key] = opened, opened.scorer()
+        opened, scorer = _known[key]
+        archs = np.frombuffer(arch, opened.space.dtype)[None]
+        trials = Trials(opened.space, archs, opened.maximize, number, round)
         trials.pruner = pickle.loads(pruner)
-        opened.evaluate(trials)
+        scorer(trials)
     except Exception as error:  # here, since it may be of a class that cannot travel
         said = {"error": f"{type(error).__name__}: {error}"}
         return Score(np.nan, np.nan, np.nan, State.FAILED, {}, said)
@@ -235,13 +237,13 @@ class Parallel:
         job.worker = self.idle.popleft()
         job.attempts += 1
         trials, row = job.trials, job.row
-        what = (self.key, self.problem, trials.archs[row], int(trials.numbers[row]))
-        call = partial(score, *what, self.search.round, pruner)
+        arch, number = trials.archs[row].tobytes(), int(trials.numbers[row])
+        what = (self.key, self.problem, arch, number, self.search.round, pruner)
         try:
-            future = self.executors[job.worker].submit(call)
+            future = self.executors[job.worker].submit(score, *what)
         except BrokenExecutor:  # it has died while it had nothing to do
             self._renew(job.worker)
-            future = self.executors[job.worker].submit(call)
+            future = self.executors[job.worker].submit(score, *what)
         self.running.add(future)
         future.add_done_callback(lambda done: self.done.put((job, done)))
 
