@@ -206,6 +206,7 @@ def test_darts(order):
 
 
 def test_gdas(monkeypatch):
+    """Given the uniform numbers drawn, one set to learn α and another to learn w."""
     method = GDAS(epochs=EPOCHS, batch=8, arch_lr=0.01)
     search = begin(method)
     weights, architecture = SGD(method.net), Adam(method.alpha)

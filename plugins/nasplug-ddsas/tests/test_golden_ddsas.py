@@ -168,6 +168,8 @@ def top_l(zeta, t, T):
 
 
 def test_ddsas():
+    """An operation outside of the subspace keeps its weights; its ζ and α have no gradient, but
+    move by Adam's decay and momentum."""
     method = DDSAS(L=L, M=M, epochs=EPOCHS, batch=8, arch_lr=0.01)
     search = begin(method)
     weights, zeta, alpha = SGD(method.net), Adam(method.zeta), Adam(method.alpha)

@@ -186,6 +186,8 @@ def gated_loss(w, batch, pairs, gates):
 
 
 def test_proxyless():
+    """The gates' gradient is the paper's. What is ours: Adam's betas and decay are DARTS's, the
+    first operation drawn is the open one, and the logits not drawn are not held in place."""
     method = Proxyless(epochs=EPOCHS, batch=8, arch_lr=0.01, lr=0.025)
     search = begin(method)
     seen = watch(method)
