@@ -157,14 +157,14 @@ class AvgPool(nn.AvgPool2d):
     def forward(self, x: Tensor) -> Tensor:
         if not fast(x):
             return super().forward(x)
-        rows, columns = (means(n, self.stride).to(x.dtype) for n in x.shape[2:])
+        rows, columns = (means(n, self.stride, x.dtype) for n in x.shape[2:])
         return rows.T @ (x @ columns)
 
 
 @cache
 @torch.inference_mode(mode=False)
-def means(n: int, stride: int) -> Tensor:
+def means(n: int, stride: int, dtype: torch.dtype) -> Tensor:
     """(n, n/stride): a column holds the shares of an output's three neighbors."""
     centers = torch.arange(0, n, stride)
-    near = ((torch.arange(n)[:, None] - centers).abs() <= 1).float()
+    near = ((torch.arange(n)[:, None] - centers).abs() <= 1).to(dtype)
     return near / near.sum(0)
