@@ -124,11 +124,11 @@ def ray(n: int) -> Iterator[Any]:
     ray.shutdown()
 
 
-def digits(workers: int | None, budget: int) -> float:
+def digits(workers: int | None, budget: int, **options: Any) -> float:
     clock = Clock()
     nasplug.search(
         "random", "nb201/digits", evaluator="train", budget=budget, workers=workers, seed=1,
-        plugins=[clock], tracking=False, progress=False,
+        plugins=[clock], tracking=False, progress=False, **options,
     )  # fmt: skip
     return clock.rate(2)
 
@@ -188,7 +188,9 @@ def main() -> None:
         result[f"us of nasplug, {many} workers"] = own_cost(many)
     together = rate(varies, 8, 8 * asked.rounds)
     result["asynchronous"] = rate(varies, 8, 8 * asked.rounds, asynchronous=True) / together
-    result["digits, 2 processes"] = digits(2, 14) / digits(None, 10)
+    alone = digits(None, 14)
+    result["digits, 2 processes"] = digits(2, 14) / alone
+    result["digits, asynchronous"] = digits(2, 14, asynchronous=True) / alone
     result |= killed(asked.kills)
     result = {k: v if isinstance(v, int) else round(v, 3) for k, v in result.items()}
     for name, value in result.items():
