@@ -7,7 +7,7 @@ from nasplug._version import __version__
 from nasplug.errors import NasplugError, unknown
 from nasplug.hookspecs import hookimpl
 from nasplug.kernel.method import Bool, Choice, Float, Hyperparameter, Int, Method, Source
-from nasplug.kernel.problem import Problem, problem, problems, space
+from nasplug.kernel.problem import Evaluator, Problem, problem, problems, space
 from nasplug.kernel.search import Search
 from nasplug.kernel.selection import Selection, best_trials
 from nasplug.kernel.space import ENUMERABLE, Archs, Space
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from nasplug.tuning import tune
 
 __all__ = [
-    "ENUMERABLE", "ArchSet", "Archs", "Ball", "Bool", "Choice", "Float", "Hyperparameter", "Int",
-    "Layered", "Mask", "Method", "NasplugError", "Problem", "Region", "Search", "Selection",
-    "Source", "Space", "State", "Subspace", "Trial", "TrialPruned", "Trials", "__version__",
-    "best_trials", "hookimpl", "problem", "problems", "resume", "search", "space", "tune",
-    "unknown",
+    "ENUMERABLE", "ArchSet", "Archs", "Ball", "Bool", "Choice", "Evaluator", "Float",
+    "Hyperparameter", "Int", "Layered", "Mask", "Method", "NasplugError", "Problem", "Region",
+    "Search", "Selection", "Source", "Space", "State", "Subspace", "Trial", "TrialPruned", "Trials",
+    "__version__", "best_trials", "hookimpl", "problem", "problems", "resume", "search", "space",
+    "tune", "unknown",
 ]  # fmt: skip
 
 # What brings more along than numpy and pluggy is imported when it is used.

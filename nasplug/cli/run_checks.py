@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from nasplug.errors import NasplugError
 from nasplug.kernel.problem import problem
 from nasplug.kernel.registry import registry
@@ -16,7 +19,7 @@ from nasplug.kernel.subspace import load
 from nasplug.kernel.trial import State
 from nasplug.run.api import searched
 from nasplug.run.directory import CHECKPOINTS, QUALITY, RunDirectory, read_json
-from nasplug.run.journal import FILE, Journal, Row
+from nasplug.run.journal import FILE, Journal, Past
 from nasplug.run.secrets import redacted
 from nasplug.tracking import is_study
 
@@ -54,9 +57,9 @@ def examine_run(path: Path) -> Iterator[Check]:
         space = opened or space
         lacks += [lack] if lack else []
         yield check
-    yield from _journal(directory)
+    yield from _journal(directory, space)
     if space is not None:
-        yield from _files(directory, space)
+        yield from _subspaces(directory.path, space)
     yield _tracked(directory)
     yield _state(directory, lacks)
 
@@ -87,45 +90,54 @@ def _openings(run: dict[str, Any]) -> Iterator[tuple[Check, str, Space | None]]:
             yield Check(name, "ok", "was given from Python"), name, None
 
 
-def _journal(directory: RunDirectory) -> Iterator[Check]:
-    if not (directory.path / FILE).exists():
+def _journal(directory: RunDirectory, space: Space | None) -> Iterator[Check]:
+    """The trials, and the checkpoint after some of them, if the space is here to read them by."""
+    path, run = directory.path, directory.run
+    past: Past | None = None
+    if not (path / FILE).exists():
         yield Check("journal", "ok", "no trial yet")
-        return
-    try:
-        with closing(Journal(directory.path, read=True)) as journal:
-            rows = journal.read()
-    except NasplugError as error:
-        yield Check("journal", "fail", str(error))
     else:
-        yield Check("journal", "ok", _counted(rows, directory.run))
-
-
-def _counted(rows: list[Row], run: dict[str, Any]) -> str:
-    """How many trials there are, of which kind, and the best."""
-    said = [f"{len(rows)} trials of {run['options']['budget']}"]
-    for state in (State.FAILED, State.PRUNED):
-        if n := sum(row.state == state for row in rows):
-            said.append(f"{n} {state.name.lower()}")
-    best = max if run["scores"]["maximize"] else min
-    values = [row.value for row in rows if row.state == State.COMPLETE and row.value is not None]
-    if values:
-        said.append(f"best {run['scores']['reward']} {best(values):.6g}")
-    return ", ".join(said)
-
-
-def _files(directory: RunDirectory, space: Space) -> Iterator[Check]:
-    """Checkpoints and subspaces: readable, and of this run."""
-    path = directory.path
-    if any((path / name).exists() for name in CHECKPOINTS):
         try:
             with closing(Journal(path, read=True)) as journal:
-                past = journal.past(space, directory.run["options"]["budget"])
-            state = directory.load_checkpoint(lambda state: directory.fits(state, past))
+                if space is not None:
+                    past = journal.past(space, run["options"]["budget"])
+                    states, values = past.trials.states, past.trials.values
+                else:
+                    rows = journal.read()
+                    states = np.array([row.state for row in rows], np.int8)
+                    values = np.array([row.value for row in rows], float)
+        except NasplugError as error:
+            yield Check("journal", "fail", str(error))
+            return
+        yield Check("journal", "ok", _counted(states, values, run))
+    if space is not None and any((path / name).exists() for name in CHECKPOINTS):
+        try:
+            state = directory.load_checkpoint(
+                lambda state: past is not None and directory.fits(state, past)
+            )
         except NasplugError as error:
             yield Check("checkpoint", "fail", str(error))
         else:
             assert state is not None
             yield Check("checkpoint", "ok", f"after {state['trials']} trials")
+
+
+def _counted(
+    states: npt.NDArray[np.int8], values: npt.NDArray[np.float64], run: dict[str, Any]
+) -> str:
+    """How many trials there are, of which kind, and the best."""
+    said = [f"{(states > 0).sum()} trials of {run['options']['budget']}"]
+    for state in (State.FAILED, State.PRUNED):
+        if n := (states == state).sum():
+            said.append(f"{n} {state.name.lower()}")
+    best = np.nanmax if run["scores"]["maximize"] else np.nanmin
+    if len(complete := values[states == State.COMPLETE]):
+        said.append(f"best {run['scores']['reward']} {best(complete):.6g}")
+    return ", ".join(said)
+
+
+def _subspaces(path: Path, space: Space) -> Iterator[Check]:
+    """Subspaces: readable, and of this space."""
     for name in ("within.npz", "subspace.npz"):
         if (path / name).exists():
             try:

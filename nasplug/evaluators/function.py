@@ -15,6 +15,7 @@ import numpy as np
 
 from nasplug.errors import NasplugError
 from nasplug.hookspecs import hookimpl
+from nasplug.kernel.problem import Evaluator
 from nasplug.kernel.search import Search
 from nasplug.kernel.space import Space
 from nasplug.kernel.subspace import Region
@@ -26,7 +27,7 @@ PACKAGES = "-packages"
 DYNAMIC = "<dynamic-code>"  # cloudpickle's name for the file of a function
 
 
-class FunctionEvaluator:
+class FunctionEvaluator(Evaluator):
     """Scores one arch at a time by calling ``function(arch)`` or ``function(arch, trial)``.
 
     It is given the trial if it has a parameter named ``trial``, or a second one without a default.
@@ -51,15 +52,6 @@ class FunctionEvaluator:
     def reports(self) -> bool:
         """Whether it is given the trial, and so may report while it scores."""
         return bool(self.takes_trial)
-
-    @classmethod
-    def data(cls, space: Space) -> list[str]:
-        """None by name: it is the user who brings the function."""
-        return []
-
-    @classmethod
-    def missing(cls, space: Space, data: str) -> str:
-        return ""
 
     @hookimpl
     def evaluate(self, search: Search | None, candidates: Trials) -> Trials:

@@ -35,7 +35,8 @@ class Evaluator(Protocol):
 
     @classmethod
     def data(cls, space: Space) -> list[str]:
-        """The data sets it can score this space on, here and now."""
+        """The data sets it can score this space on, here and now; none unless it says so."""
+        return []
 
     @classmethod
     def missing(cls, space: Space, data: str) -> str:
@@ -43,6 +44,7 @@ class Evaluator(Protocol):
 
         Raises NasplugError if a file is there, but damaged.
         """
+        return ""
 
 
 @dataclass

@@ -18,7 +18,7 @@ from nasplug.nn.mixed import (
     mix,
     mixed_ops,
 )
-from nasplug.nn.oneshot import Oneshot
+from nasplug.nn.oneshot import Oneshot, tabulated
 from nasplug.nn.pictures import COLORS, GRAY, draw_edges, draw_epochs
 from nasplug.nn.supernet import Floats, Supernet
 from nasplug.nn.training import (
@@ -72,6 +72,7 @@ __all__ = [
     "mixed_seed",
     "project",
     "recalibrate",
+    "tabulated",
     "to_device",
     "train",
 ]  # fmt: skip

@@ -25,7 +25,7 @@ from nasplug.kernel.method import Float, Int, Method
 from nasplug.kernel.problem import Problem, problem
 from nasplug.kernel.search import Search
 from nasplug.kernel.selection import Selection
-from nasplug.kernel.space import Archs
+from nasplug.kernel.space import Archs, Space
 from nasplug.kernel.subspace import Region
 from nasplug.kernel.tree import map_leaves
 from nasplug.kernel.trial import Trials
@@ -167,7 +167,7 @@ class Oneshot(Method):
             order=self.order,
         )  # fmt: skip
         # This method scores what it proposes; a table of the space is only looked up.
-        self.table = _table(search.problem)
+        self.table = tabulated(search.space, search.problem.data)
         self.report = self.table.report if self.table else "test_acc"
         search.problem = Problem(
             search.space, search.problem.data, self, "supernet", True, search.problem.region
@@ -358,11 +358,11 @@ class Oneshot(Method):
         self.remember(state["memory"])
 
 
-def _table(of: Problem) -> Problem | None:
-    """The table of the space at the size that its benchmark has trained, if there is one."""
-    base = getattr(of.space, "base", of.space.name)
+def tabulated(space: Space, data: str) -> Problem | None:
+    """The table of a space at the size that its benchmark has trained, if there is one."""
+    base = getattr(space, "base", space.name)
     try:
-        return problem(f"{base}/{of.data}", evaluator="table")
+        return problem(f"{base}/{data}", evaluator="table")
     except NasplugError:
         return None
 

@@ -93,14 +93,18 @@ def _process(of: int, number: int) -> Executor:
         from loky import ProcessPoolExecutor
     except ImportError as error:
         raise lacking("workers", error) from None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    environment = {"OMP_NUM_THREADS": str(max(1, (cores or 1) // of))}
+    environment = {"OMP_NUM_THREADS": str(max(1, cores() // of))}
     if gpus := _gpus():
         environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
     found: Executor = ProcessPoolExecutor(
         1, env=environment, initializer=_serve, initargs=(os.getpid(),)
     )
     return found
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpus() -> list[str]:
@@ -111,7 +115,8 @@ def _gpus() -> list[str]:
 
 
 def _serve(master: int) -> None:
-    """Ctrl-C is the master's business, and a worker ends when the master does."""
+    """Ctrl-C is the master's business, and a worker ends when the master does, which it asks again
+    and again: loky's processes have no sentinel of their parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def look() -> None:
@@ -143,7 +148,8 @@ _known: dict[str, tuple[Problem, Callable[[Trials], Trials]]] = {}
 def score(
     key: str, problem: bytes | str, arch: bytes, number: int, round: int, pruner: bytes
 ) -> Score:
-    """Score one arch. The problem comes pickled, or as the file that holds it."""
+    """Score one arch. The problem comes pickled, or as the file that holds it: by the search that
+    this process works for, and nobody else."""
     try:
         if key not in _known:
             pickled = Path(problem).read_bytes() if isinstance(problem, str) else problem

@@ -33,8 +33,10 @@ def write(selection: Selection, path: Path, known: str = "") -> str:
     """All of it, into the run directory; the digest of trials.csv. One whose digest is `known` has
     all trials, and stays. Pictures need matplotlib, and are left out without."""
     write_json(path / "selection.json", summary(selection))
-    if not known or known != _digest(path / "trials.csv"):
-        write_csv(path / "trials.csv", _trial_rows(selection))
+    trials = path / "trials.csv"
+    if not known or known != _digest(trials):
+        write_csv(trials, _trial_rows(selection))
+        known = _digest(trials)
     if selection.subspace is not None:
         with replacing(path / "subspace.npz") as file:
             selection.subspace.save(file)
@@ -46,7 +48,7 @@ def write(selection: Selection, path: Path, known: str = "") -> str:
         draw_picture(path / "cell.png", lambda figure: _draw_best(selection, draw, figure))
     for name, draw_figure in selection.pictures.items():
         draw_picture(path / name, draw_figure)
-    return _digest(path / "trials.csv")
+    return known
 
 
 def brief(selection: Selection) -> dict[str, Any]:

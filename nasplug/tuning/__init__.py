@@ -35,6 +35,7 @@ from nasplug.run.directory import (
     stem_of,
     write_json,
 )
+from nasplug.run.parallel import cores
 from nasplug.run.prune import quiet
 from nasplug.run.secrets import redacted
 from nasplug.tracking.locks import Presence
@@ -243,7 +244,7 @@ def _run(
         return
     context = multiprocessing.get_context("spawn")
     errors = context.SimpleQueue()
-    arguments = (task, url, study.directory, max(1, _cores() // workers), errors)
+    arguments = (task, url, study.directory, max(1, cores() // workers), errors)
     processes = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(workers)]
     limit: int | None = stored.RETRIES
     try:
@@ -288,10 +289,6 @@ def _end_with_parent() -> None:
     assert parent
     parent.join()
     os._exit(1)  # in the midst of a trial, which waits again for whoever goes on
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _study_directory(out: Path | str | None, method: str, problem: Problem, shared: bool) -> Path:

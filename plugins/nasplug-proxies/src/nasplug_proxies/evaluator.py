@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nasplug import (
     Archs,
+    Evaluator,
     NasplugError,
     Problem,
     Search,
@@ -22,7 +23,7 @@ from nasplug import (
     problem,
     unknown,
 )
-from nasplug.nn import fixed_threads, initialise, load, mixed_seed
+from nasplug.nn import fixed_threads, initialise, load, mixed_seed, tabulated
 from nasplug_proxies.proxies import COUNTS, PROXIES, batch_of, measure
 
 BATCH = 64  # training images that a proxy looks at, as in NAS-Bench-Suite-Zero
@@ -31,7 +32,7 @@ SIZED = ("digits", "cifar10")  # what spaces have sizes for: read when it is nee
 KNOWN = (*PROXIES, *COUNTS)
 
 
-class ProxyEvaluator:
+class ProxyEvaluator(Evaluator):
     """Scores networks as they are initialised, by one batch of training images.
 
     One proxy is the value itself. Of several the value is the mean of their ranks, 0 to 1, among
@@ -73,7 +74,7 @@ class ProxyEvaluator:
             self.images_of = load(data, seed)
             space = self.images_of.size(space)
         self.space = self.region = space
-        self.table = _table(space, data) if isinstance(data, str) else None
+        self.table = tabulated(space, data) if isinstance(data, str) else None
         if report:
             if not self.table:
                 raise NasplugError(f"report={report!r} would be of a table, and there is none")
@@ -82,15 +83,6 @@ class ProxyEvaluator:
         self.report = self.table.report if self.table else "report"
         # What goes wrong with an arch is a failed trial, as with any function.
         self.function = Problem.of(space=space, evaluate=self._score).evaluator
-
-    @classmethod
-    def data(cls, space: Space) -> list[str]:
-        """None: never a default, it is asked for by name."""
-        return []
-
-    @classmethod
-    def missing(cls, space: Space, data: str) -> str:
-        return ""
 
     @hookimpl
     def evaluate(self, search: Search | None, candidates: Trials) -> Trials:
@@ -180,12 +172,3 @@ class Ranks:
         inside = np.interp(value, self.values, self.shares)
         top, bottom = 1 - self.shares[-1], self.shares[0]
         return float(inside + top * above / (1 + above) - bottom * below / (1 + below))
-
-
-def _table(space: Space, data: str) -> Problem | None:
-    """The table of the space at the size that its benchmark has trained, if there is one."""
-    base = getattr(space, "base", space.name)
-    try:
-        return problem(f"{base}/{data}", evaluator="table")
-    except NasplugError:
-        return None
