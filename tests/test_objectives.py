@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -249,7 +251,7 @@ def test_supernets_have_one_loss():
 def test_the_command_line(tmp_path):
     def run(*options):
         return subprocess.run(
-            [sys.executable, "-m", "nasplug.cli", "run", "nsga2", "--on", "nb201/digits",
+            [Path(sys.executable).parent / "nasplug", "run", "nsga2", "--on", "nb201/digits",
              "--evaluator", "proxy:params", "--budget", "40", "--no-track", *options],
             capture_output=True, text=True, check=False, cwd=tmp_path,
         )  # fmt: skip
@@ -261,3 +263,13 @@ def test_the_command_line(tmp_path):
     done = run("--objective", "value", "--objective", "-heat")
     assert done.returncode == 2
     assert "unknown objective 'heat'" in done.stderr
+
+
+def test_the_page_runs(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "objectives.md").read_text()
+    [code] = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "against" in done.stdout

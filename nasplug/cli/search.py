@@ -144,7 +144,8 @@ def _finish(selection: Selection, tracked: bool, as_json: bool) -> None:
     """What a search ends with: the best archs, and where its picture and record are."""
     if selection.search.objectives is not None:
         show_front(selection.front, stderr=as_json)
-    show_rows(table(selection, SHOWN), stderr=as_json, apart="arch")
+    else:
+        show_rows(table(selection, SHOWN), stderr=as_json, apart="arch")
     run = None
     if directory := selection.run_dir:
         show_quality(directory, stderr=as_json)
@@ -161,10 +162,12 @@ def _finish(selection: Selection, tracked: bool, as_json: bool) -> None:
 def show_front(front: Any, stderr: bool) -> None:
     """The best compromises, evenly picked if there are many."""
     rows = front.rows()
-    picked = sorted({round(i) for i in np.linspace(0, len(rows) - 1, FRONT)})
-    show_rows([rows[i] for i in picked], stderr=stderr, apart="arch")
-    show_fact("front", f"{len(rows)} archs, hypervolume {front.hypervolume:.5g}", stderr)
-    click.echo("", err=stderr)
+    picked = {round(i) for i in np.linspace(0, len(rows) - 1, FRONT)}
+    picked |= {i for i, row in enumerate(rows) if row["knee"]}
+    show_rows([rows[i] for i in sorted(picked)], stderr=stderr, apart="arch")
+    reference = ", ".join(f"{x:.4g}" for x in front.reference)
+    volume = f"hypervolume {front.hypervolume:.5g} against {reference}"
+    show_fact("front", f"{len(rows)} archs, {volume}", stderr)
 
 
 class _Witness:

@@ -77,7 +77,7 @@ class Objectives:
         by_rank = bool(getattr(search.method, "pareto", False))
         if self.scalarise == "pareto" and not by_rank:
             raise NasplugError(
-                f"{search.method_name} compares scores of different rounds, ranks are of one table: "
+                f"{search.method_name} compares scores of different tables, and ranks are of one: "
                 "scalarise is chebyshev or linear"
             )
         self.scalarise = self.scalarise or ("pareto" if by_rank else "chebyshev")
@@ -238,10 +238,16 @@ class Front:
         return (self._points - low) / (high - low)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The front as rows for people and files: trial, objectives, arch."""
-        plain = [name.removeprefix("-") for name in self.names]
+        """The front as rows for people and files: trial, objectives, report, knee, arch."""
+        plain, knee = [name.removeprefix("-") for name in self.names], self.knee.number
         return [
-            {"trial": trial.number, **dict(zip(plain, point, strict=True)), "arch": str(trial)}
+            {
+                "trial": trial.number,
+                **dict(zip(plain, point, strict=True)),
+                "report": trial.report_value if np.isfinite(trial.report_value) else None,
+                "knee": "knee" if trial.number == knee else "",
+                "arch": str(trial),
+            }
             for trial, point in zip(self.trials, self.points.tolist(), strict=True)
         ]
 

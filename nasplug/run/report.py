@@ -76,6 +76,7 @@ def brief(selection: Selection) -> dict[str, Any]:
         "trials": len(search.trials),
         "failed": int((search.trials.states == State.FAILED).sum()),
         "best": {"arch": str(best), "value": _number(best.value), "report": selection.report},
+        **_front(selection),
         "seconds": round(search.elapsed, 3),
         "run_dir": str(selection.run_dir) if selection.run_dir else None,
     }
@@ -89,7 +90,6 @@ def summary(selection: Selection, n: int = RANKED) -> dict[str, Any]:
         "reward": problem.reward,
         "report": problem.report,
         "stopped": selection.search.stopped,
-        **_front(selection),
         "subspace": subspace.describe() if subspace is not None else None,
         "archs": [selection.search.space.to_str(arch) for arch in selection.archs[:n]],
         "ranked": [_described(trial) for trial in selection.ranked(n)],
@@ -292,6 +292,8 @@ def _cell(content: Any) -> Any:
     """What a cell of the table holds."""
     if isinstance(content, (float, int, Number)):  # the first two, which most are, at once
         return "" if content != content else content
+    if content is None:
+        return ""
     text = str(content)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
