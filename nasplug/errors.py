@@ -14,7 +14,7 @@ EXTRAS = {
     "torch": "nasplug[torch]", "sklearn": "nasplug[torch]", "torchvision": "nasplug[vision]",
     "scipy": "nasplug[predictors]", "xgboost": "nasplug[predictors]", "pyarrow": "nasplug[tables]",
     "matplotlib": "nasplug[plots]", "mlflow": "nasplug[tracking]", "optuna": "nasplug[tuning]",
-    "sqlalchemy": "nasplug[tuning]", "loky": "nasplug[parallel]",
+    "sqlalchemy": "nasplug[tuning]", "loky": "nasplug[parallel]", "moocore": "nasplug[objectives]",
     "cloudpickle": "nasplug[parallel]",
 }  # fmt: skip
 

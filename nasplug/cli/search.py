@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from nasplug.cli.options import (
     BUDGET,
@@ -34,6 +35,7 @@ from nasplug.run.directory import RunDirectory
 from nasplug.run.report import brief, table
 
 SHOWN = 10  # archs in the table that a run ends with
+FRONT = 15  # of the front
 
 workers = click.option(
     "--workers", metavar="N | ENGINE",
@@ -62,6 +64,14 @@ workers = click.option(
 @click.option(
     "--isomorphs", type=click.Choice(["shared", "apart"]),
     help="Whether isomorphic archs have one score (default: apart where a table has several).",
+)  # fmt: skip
+@click.option(
+    "--objective", "objectives", multiple=True, metavar="[-]NAME",
+    help="One of several things to search for; - for what shall be small; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--scalarise", type=click.Choice(["chebyshev", "linear", "pareto"]),
+    help="What several objectives are to the method (default: pareto if it can, else chebyshev).",
 )  # fmt: skip
 @click.option("--max-cost", type=float, help="Stop at this cost, in seconds of the benchmark.")
 @click.option("--max-seconds", type=float, help="Stop after this time.")
@@ -132,7 +142,10 @@ def resume(run_dir: Path, workers: str | None, as_json: bool) -> None:
 
 def _finish(selection: Selection, tracked: bool, as_json: bool) -> None:
     """What a search ends with: the best archs, and where its picture and record are."""
-    show_rows(table(selection, SHOWN), stderr=as_json, apart="arch")
+    if selection.search.objectives is not None:
+        show_front(selection.front, stderr=as_json)
+    else:
+        show_rows(table(selection, SHOWN), stderr=as_json, apart="arch")
     run = None
     if directory := selection.run_dir:
         show_quality(directory, stderr=as_json)
@@ -144,6 +157,17 @@ def _finish(selection: Selection, tracked: bool, as_json: bool) -> None:
             run = show_run(directory, as_json)
     if as_json:
         show_json({**brief(selection), "mlflow_run_id": run})
+
+
+def show_front(front: Any, stderr: bool) -> None:
+    """The best compromises, evenly picked if there are many."""
+    rows = front.rows()
+    picked = {round(i) for i in np.linspace(0, len(rows) - 1, FRONT)}
+    picked |= {i for i, row in enumerate(rows) if row["knee"]}
+    show_rows([rows[i] for i in sorted(picked)], stderr=stderr, apart="arch")
+    reference = ", ".join(f"{x:.4g}" for x in front.reference)
+    volume = f"hypervolume {front.hypervolume:.5g} against {reference}"
+    show_fact("front", f"{len(rows)} archs, {volume}", stderr)
 
 
 class _Witness:

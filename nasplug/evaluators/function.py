@@ -84,7 +84,8 @@ class FunctionEvaluator(Evaluator):
                 raise NasplugError('the function returned a mapping without "value"')
         except TrialPruned:
             values = trial.intermediate_values
-            numbers = {"value": values[max(values)] if values else np.nan}
+            last = values[max(values)] if values else np.nan
+            numbers = {"value": np.nan if isinstance(last, list) else last}
             state = State.PRUNED
         except Exception as error:
             if os.environ.get("NASPLUG_TRACEBACK"):

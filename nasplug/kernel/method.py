@@ -150,6 +150,7 @@ class Method:
     paper: ClassVar[str] = ""
     problem: ClassVar[str] = "nb201/digits"
     asynchronous: ClassVar[bool] = False  # whether it can learn from trials in any order
+    pareto: ClassVar[bool] = False  # whether it compares scores within a table or `search.scores`
 
     def __init__(self, **hyperparameters: Any) -> None:
         declared = self.declared()

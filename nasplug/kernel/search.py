@@ -33,8 +33,8 @@ class Search:
     What plugins use: ``space``, ``region`` (where the search may look: within the constraints that
     are known before a score), ``rng`` (all of a method's randomness), ``trials``, ``maximize``,
     ``remaining``, ``wanted`` and ``pending`` (how many archs, and which are out), ``round``,
-    ``repeats``, ``keys(archs)``, ``seen(archs)``, ``allows(archs)``, ``stop(reason)``,
-    ``candidates(archs)``.
+    ``repeats``, ``keys(archs)``, ``seen(archs)``, ``scores(archs)``, ``allows(archs)``,
+    ``stop(reason)``, ``candidates(archs)``, and ``objectives``, if there are several.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class Search:
         self.pruner: Callable[[Trial], bool] | None = None
         self.folder: Path | None = None  # the run directory, if there is one
         self.constraints: Sequence[Any] = ()  # `nasplug.run.constraints` knows what is one
+        self.objectives: Any = None  # several, as `nasplug.run.objectives` knows them
         self.trials = History(self.space, self.maximize)
         self.round = 0
         self.finished = 0  # trials with a value, pruned or failed
@@ -145,6 +146,11 @@ class Search:
         keys = self.keys(archs)
         return np.fromiter((key in self.cache.numbers for key in keys), bool, len(keys))
 
+    def scores(self, archs: Archs) -> npt.NDArray[np.float64]:
+        """(n, d) archs that have been scored -> (n,) scores, as objectives are weighed now."""
+        numbers = [self.cache.numbers[key] for key in self.keys(archs)]
+        return self.trials.select(np.array(numbers, np.intp)).scores
+
     def keys(self, archs: Archs) -> list[Any]:
         """One hashable key per arch, the same for archs that share their score."""
         apart = self.problem.apart if self.isomorphs is None else self.isomorphs == "apart"
@@ -197,10 +203,13 @@ class Search:
         archs = np.atleast_2d(np.asarray(archs))
         trials = Trials(self.space, archs, self.maximize, len(self.trials), self.round)
         trials.pruner, trials.on_tell = self.pruner, self.record
+        trials.objectives = self.objectives
         return trials
 
     def record(self, trials: Trials, rows: npt.NDArray[np.intp]) -> None:
         """Called by ``Trials.tell``: count, keep and journal what has just been scored."""
+        if self.objectives is not None:
+            self.objectives.measure(trials, rows)
         for constraint in self.constraints:
             trials.feasible[rows] &= constraint.holds(trials, rows)
         rows = rows[trials.numbers[rows] >= 0]

@@ -77,6 +77,14 @@ class Selection:
         return found
 
     @property
+    def front(self) -> Any:
+        """Of a search with several objectives the trials that no other one dominates, a
+        `nasplug.run.objectives.Front`."""
+        if self.search.objectives is None:
+            raise NasplugError("a front is of several objectives: objectives=['val_acc', '-flops']")
+        return self.search.objectives.front(self.search.trials)
+
+    @property
     def report(self) -> float | None:
         """The report metric of the best arch (such as its test accuracy), None if unknown."""
         value = self.best.report_value
@@ -103,10 +111,11 @@ class Selection:
 
 
 def best_trials(trials: Trials, n: int) -> Archs:
-    """(<= n, d) the distinct archs with the best scores."""
+    """(<= n, d) the distinct archs with the best scores; of several objectives those of the front,
+    the knee first, then others."""
     if not len(trials):
         raise NasplugError("no trial was made: give the search more time, or loosen its limits")
-    scores = trials.scores
+    scores = trials.scores if trials.objectives is None else trials.objectives.final(trials)
     order = np.argsort(-scores, kind="stable")
     order = order[np.isfinite(scores[order])]
     if not len(order):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,8 @@ class Trials:
     metrics: whatever else was measured, a column per name.
     notes: {row: {...}}, user attributes, intermediate values and errors of single rows.
 
-    maximize: the direction of `values`. pruner: what a trial's ``should_prune()`` asks.
+    maximize: the direction of `values`. objectives: several, if `values` is not all that counts
+    (`nasplug.run.objectives`). pruner: what a trial's ``should_prune()`` asks.
     on_tell: called with the table and the rows that have just been told.
     """
 
@@ -66,6 +67,7 @@ class Trials:
         self.feasible = np.ones(n, dtype=bool)
         self.metrics: dict[str, Column] = {}
         self.notes: dict[int, dict[str, Any]] = {}
+        self.objectives: Any = None
         self.pruner: Callable[[Trial], bool] | None = None
         self.on_tell: Callable[[Trials, Rows], None] | None = None
 
@@ -75,16 +77,27 @@ class Trials:
         return np.flatnonzero(self.states == State.WAITING.value)  # numpy is slow with enums
 
     @property
+    def utilities(self) -> npt.NDArray[np.float64]:
+        """(n,) values with higher always better; of several objectives one number, as they are
+        weighed now. NaN where unknown."""
+        if self.objectives is not None:
+            worth: npt.NDArray[np.float64] = self.objectives.utilities(self)
+            return worth
+        return self.values if self.maximize else -self.values
+
+    @property
     def scores(self) -> npt.NDArray[np.float64]:
-        """Values with higher always better; -inf where failed or against a constraint."""
-        good = (self.states == State.COMPLETE.value) & self.feasible
-        return np.where(good, self.values if self.maximize else -self.values, -np.inf)
+        """(n,) utilities; -inf where failed or against a constraint."""
+        utilities = self.utilities
+        good = (self.states == State.COMPLETE.value) & self.feasible & np.isfinite(utilities)
+        return np.where(good, utilities, -np.inf)
 
     @property
     def scored(self) -> tuple[Archs, npt.NDArray[np.float64]]:
-        """(n, d) the archs that have a value, feasible or not, and (n,) these, higher better."""
-        rows = np.flatnonzero(self.states == State.COMPLETE)
-        return self.archs[rows], self.values[rows] if self.maximize else -self.values[rows]
+        """(n, d) the archs that have a value, feasible or not, and (n,) their utilities."""
+        utilities = self.utilities
+        rows = np.flatnonzero((self.states == State.COMPLETE.value) & np.isfinite(utilities))
+        return self.archs[rows], utilities[rows]
 
     def tell(
         self,
@@ -118,7 +131,7 @@ class Trials:
         if costs is not None:
             self.costs[rows] = costs
         for name, column in (metrics or {}).items():
-            self._metric(name)[rows] = np.where(np.isfinite(column), column, np.nan)
+            self.metric(name)[rows] = np.where(np.isfinite(column), column, np.nan)
         self.states[rows] = state.value if isinstance(state, State) else state
         bad = ~np.isfinite(self.values[rows]) & (self.states[rows] != State.PRUNED.value)
         self.states[rows[bad]] = State.FAILED.value
@@ -138,12 +151,13 @@ class Trials:
         for name in ("values", "reports", "costs", "states", "feasible"):
             getattr(self, name)[rows] = getattr(source, name)[source_rows]
         for name, column in source.metrics.items():
-            self._metric(name)[rows] = column[source_rows]
+            self.metric(name)[rows] = column[source_rows]
         self.repeats[rows] = True
 
     def select(self, rows: Rows) -> Trials:
         """Some rows, as a table of their own."""
         chosen = Trials(self.space, self.archs[rows], self.maximize)
+        chosen.objectives = self.objectives
         for name in self.columns:
             setattr(chosen, name, getattr(self, name)[rows])
         chosen.metrics = {name: column[rows] for name, column in self.metrics.items()}
@@ -156,7 +170,8 @@ class Trials:
             setattr(self, name, getattr(self, name)[:n])
         self.metrics = {name: column[:n] for name, column in self.metrics.items()}
 
-    def _metric(self, name: str) -> Column:
+    def metric(self, name: str) -> Column:
+        """(n,) a column of metrics; NaN at first."""
         if name not in self.metrics:
             self.metrics[name] = np.full(len(self), np.nan)
         return self.metrics[name]
@@ -273,14 +288,16 @@ class Trial:
         return self.space.to_dict(self.arch)
 
     @property
-    def intermediate_values(self) -> dict[int, float]:
-        """{step: value}, as reported."""
+    def intermediate_values(self) -> dict[int, Any]:
+        """{step: value}, as reported; of several objectives a list."""
         steps = self.user_attrs.get("intermediate", {}).items()
         return {int(step): np.nan if value is None else value for step, value in steps}
 
-    def report(self, value: float, step: int) -> None:
-        """Note an intermediate value, such as the accuracy after an epoch."""
-        self.user_attrs.setdefault("intermediate", {})[str(step)] = float(value)
+    def report(self, value: float | Sequence[float], step: int) -> None:
+        """Note an intermediate value, such as the accuracy after an epoch; of several objectives
+        one value of each, in their order."""
+        said = [float(x) for x in value] if isinstance(value, Sequence) else float(value)
+        self.user_attrs.setdefault("intermediate", {})[str(step)] = said
 
     def should_prune(self) -> bool:
         """Whether to give this trial up now (raise `TrialPruned` then)."""

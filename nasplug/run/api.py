@@ -48,6 +48,8 @@ def search(
     repeats: Literal["free", "count"] = "free",
     isomorphs: Literal["shared", "apart"] | None = None,
     constraints: Sequence[str] = (),
+    objectives: Sequence[str] = (),
+    scalarise: Literal["chebyshev", "linear", "pareto"] | None = None,
     max_cost: float | None = None,
     max_seconds: float | None = None,
     prune: Any = False,
@@ -79,6 +81,10 @@ def search(
         them is scored for all, or "apart", the default where a table knows them apart.
     constraints: such as ``["flops<=300e6"]``. Archs that are known to break one are not proposed;
         those that a score tells of are never selected.
+    objectives: several things to search for, the reward, metrics, params or flops, with a minus
+        what shall be small: ``["val_acc", "-latency"]``. The selection has a `front` then, and its
+        best is the front's knee. A method sees one number per trial, by `scalarise`: "chebyshev" or
+        "linear" with weights drawn every ten trials, or "pareto", by dominance, where it can.
     prune: the Optuna pruner that stops hopeless trials, where `evaluate` reports steps: a name such
         as "hyperband" or "successivehalving(min_resource=2)", an object, or True for "median".
     workers: how many processes of this machine score archs at a time, or the name of an engine
@@ -109,6 +115,7 @@ def search(
     options: dict[str, Any] = {
         "budget": budget, "seed": seed, "repeats": repeats, "isomorphs": isomorphs,
         "constraints": constraints, "max_cost": max_cost, "max_seconds": max_seconds,
+        "objectives": objectives, "scalarise": scalarise,
         "at_once": crew.size, "asynchronous": asynchronous,
     }  # fmt: skip
     if on is None and space is None and isinstance(within, Path | str):
@@ -250,23 +257,34 @@ def make_search(
     *,
     plugins: Sequence[Any] = (),
     constraints: Sequence[str] = (),
+    objectives: Sequence[str] = (),
+    scalarise: Any = None,
     **options: Any,
 ) -> Search:
-    """A search of the kernel, kept to constraints."""
+    """A search of the kernel, kept to constraints, after one objective or several."""
     if not isinstance(plugins, list | tuple):
         raise NasplugError(f"plugins is a list of objects with hooks, got {plugins!r}")
-    return Search(problem, method, name, plugins=[Constraints(constraints), *plugins], **options)
+    own: list[Any] = [Constraints(constraints)]
+    if objectives:
+        own.append(_late("objectives", "Objectives")(objectives, scalarise))
+    elif scalarise is not None:
+        raise NasplugError("scalarise is about several objectives=")
+    return Search(problem, method, name, plugins=[*own, *plugins], **options)
 
 
 def add_pruner(search: Search, pruner: Any) -> None:
     """Let a pruner stop hopeless trials; None for none."""
     if pruner is None:
         return
+    search.pruner = _late("prune", "Pruner")(search, pruner)
+
+
+def _late(module: str, name: str) -> Any:
+    """What needs a package that only those install who use it."""
     try:
-        found = import_module("nasplug.run.prune").Pruner
+        return getattr(import_module(f"nasplug.run.{module}"), name)
     except ImportError as error:
-        raise lacking("prune", error) from None
-    search.pruner = found(search, pruner)
+        raise lacking(module, error) from None
 
 
 def _run(

@@ -32,7 +32,7 @@ from nasplug.kernel.tree import jsonable, read_arrays
 from nasplug.run.journal import FILE, Journal, Past
 from nasplug.run.secrets import command_line
 
-FORMAT = 5  # of the run directory; a directory of another format is refused
+FORMAT = 6  # of the run directory; a directory of another format is refused
 PATIENCE = 1.0  # seconds for which a lock may be held by somebody who only looks at it
 CHECKPOINTS = ("checkpoint.npz", "checkpoint.old.npz")  # the last two, the newest first
 
@@ -53,7 +53,7 @@ RUN: Schema = {
     "tracking": (bool,),
     "options": {
         "budget": NUMBER, "seed": (int,), "repeats": (str,), "isomorphs": (str, NONE),
-        "constraints": (list,),
+        "constraints": (list,), "objectives": (list,), "scalarise": (str, NONE),
         "max_cost": (*NUMBER, NONE), "max_seconds": (*NUMBER, NONE),
         "at_once": (int,), "asynchronous": (bool,),
     },

@@ -6,13 +6,15 @@ It decides by Optuna's own study, in memory, in which trial n is trial n of the 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import optuna
+from optuna.pruners import PercentilePruner
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
@@ -45,6 +47,14 @@ class Pruner:
         chosen = by_name(optuna.pruners, "Pruner", pruner) if isinstance(pruner, str) else pruner
         if not isinstance(chosen, optuna.pruners.BasePruner):
             raise NasplugError(f"prune is one of Optuna's pruners or its name, got {pruner!r}")
+        if search.objectives is not None and not isinstance(chosen, PercentilePruner):
+            raise NasplugError(
+                f"prune={pruner!r} compares single values; several objectives are pruned by rank: "
+                "prune='median' or 'percentile(percentile=25)'"
+            )
+        self.ranked: Callable[[Any], Any] | None = None  # of objectives' values; workers get it too
+        if search.objectives is not None:
+            self.ranked = partial(search.objectives.ranks, signs=search.objectives.signs)
         direction = StudyDirection.MAXIMIZE if search.maximize else StudyDirection.MINIMIZE
         with quiet():
             self.study = optuna.create_study(
@@ -57,6 +67,8 @@ class Pruner:
         search.listeners.append(self._hear)
 
     def __call__(self, trial: Trial) -> bool:
+        if self.ranked is not None:
+            return self._outranked(trial, self.ranked)
         self._learn()
         found = self._trial(trial.number)
         for step in trial.intermediate_values.keys() - self._known(found):
@@ -68,6 +80,40 @@ class Pruner:
             reported = trials.notes.get(row, {}).get("intermediate", {})
             state = State(int(trials.states[row]))
             self.ended[int(trials.numbers[row])] = reported, state, float(trials.values[row])
+
+    def _outranked(self, trial: Trial, ranked: Callable[[Any], Any]) -> bool:
+        """Whether Optuna's pruner would stop a trial whose value at its last step were the number
+        of its front among all trials that have reported that step."""
+        if not trial.intermediate_values:
+            return False
+        step = max(trial.intermediate_values)
+        told = [
+            (reported[str(step)], state)
+            for number, (reported, state, _) in sorted(self.ended.items())
+            if str(step) in reported and number < trial.number
+        ]
+        points = [*(values for values, _ in told), trial.intermediate_values[step]]
+        try:
+            ranks = ranked(points).tolist()
+        except ValueError:
+            raise NasplugError(
+                f"trial.report({points[-1]!r}, {step}): with several objectives it takes as many "
+                "numbers, in their order"
+            ) from None
+        with quiet():
+            study = optuna.create_study(
+                direction="minimize", pruner=self.study.pruner, sampler=self.study.sampler
+            )
+        for rank, (_, state) in zip(ranks, told, strict=False):
+            value = rank if state == State.COMPLETE else None
+            study.add_trial(
+                optuna.create_trial(
+                    state=STATES[state], value=value, intermediate_values={step: rank}
+                )
+            )
+        asked = study.ask()
+        asked.report(ranks[-1], step)
+        return asked.should_prune()
 
     def _learn(self) -> None:
         for number, (reported, state, value) in sorted(self.ended.items()):
@@ -93,7 +139,8 @@ class Pruner:
         return self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
 
     def __getstate__(self) -> dict[str, Any]:
-        self._learn()
+        if self.ranked is None:
+            self._learn()
         return self.__dict__
 
 

@@ -23,6 +23,7 @@ from nasplug.run.directory import write_json
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+VOLUMES = "hypervolume.csv"  # trial by trial at which it grew
 RANKED = 100  # archs of a selection that selection.json spells out
 DOTS = 5_000  # trials that the curve draws one by one; of more, a random sample, on a log scale
 BLOCK = 10_000  # trials that are turned into text at a time
@@ -43,12 +44,26 @@ def write(selection: Selection, path: Path, known: str = "") -> str:
     for name, write_file in selection.files.items():
         with replacing(path / name) as file:
             write_file(file)
-    draw_picture(path / "curve.png", lambda figure: draw_curve(selection, figure))
+    if selection.search.objectives is None:
+        draw_picture(path / "curve.png", lambda figure: draw_curve(selection, figure))
+    else:
+        _write_front(selection, path)
     if draw := getattr(selection.search.space, "draw", None):
         draw_picture(path / "cell.png", lambda figure: _draw_best(selection, draw, figure))
     for name, draw_figure in selection.pictures.items():
         draw_picture(path / name, draw_figure)
     return known
+
+
+def _write_front(selection: Selection, path: Path) -> None:
+    """The front and how its hypervolume grew, as tables and as a picture."""
+    front, search = selection.front, selection.search
+    rows = front.rows()
+    write_csv(path / "front.csv", [rows[0], *(row.values() for row in rows)])
+    volumes = search.objectives.volumes(search.trials)
+    grown = np.flatnonzero(np.diff(volumes, prepend=0.0)).tolist()
+    write_csv(path / VOLUMES, [("trial", "hypervolume"), *((n, volumes[n]) for n in grown)])
+    draw_picture(path / "front.png", lambda figure: draw_front(selection, volumes, figure))
 
 
 def brief(selection: Selection) -> dict[str, Any]:
@@ -61,6 +76,7 @@ def brief(selection: Selection) -> dict[str, Any]:
         "trials": len(search.trials),
         "failed": int((search.trials.states == State.FAILED).sum()),
         "best": {"arch": str(best), "value": _number(best.value), "report": selection.report},
+        **_front(selection),
         "seconds": round(search.elapsed, 3),
         "run_dir": str(selection.run_dir) if selection.run_dir else None,
     }
@@ -78,6 +94,17 @@ def summary(selection: Selection, n: int = RANKED) -> dict[str, Any]:
         "archs": [selection.search.space.to_str(arch) for arch in selection.archs[:n]],
         "ranked": [_described(trial) for trial in selection.ranked(n)],
     }
+
+
+def _front(selection: Selection) -> dict[str, Any]:
+    """What a search with several objectives came to; nothing of one with one."""
+    if selection.search.objectives is None:
+        return {}
+    front = selection.front
+    return {
+        "objectives": front.names, "front": front.rows(), "hypervolume": front.hypervolume,
+        "reference": front.reference,
+    }  # fmt: skip
 
 
 def table(selection: Selection, n: int = 5) -> list[dict[str, Any]]:
@@ -160,6 +187,45 @@ def draw_curve(selection: Selection, figure: Figure) -> None:
     )
 
 
+def draw_front(selection: Selection, volumes: npt.NDArray[np.float64], figure: Figure) -> None:
+    """Every trial, the front with its knee by the first two objectives, and the hypervolume."""
+    figure.set_size_inches(11, 4.5)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    search, front, knee = selection.search, selection.front, selection.best
+    (x, y), at = search.objectives.columns(search.trials)[:2], front.columns
+    shown = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+    if len(shown) > DOTS:
+        shown = np.random.default_rng(0).choice(shown, DOTS, replace=False)
+    left.scatter(x[shown], y[shown], s=8, color=GRAY, alpha=0.6, linewidths=0, label="trial")
+    order = np.argsort(at[0])
+    left.plot(at[0][order], at[1][order], ".-", color=BLUE, lw=1, label=f"front ({len(front)})")
+    row = int(np.flatnonzero(front.trials.numbers == knee.number)[0])
+    left.plot(at[0][row], at[1][row], "o", color=ORANGE, ms=8, label="knee")
+    names = [f"{name.removeprefix('-')} ({'less' if name[0] == '-' else 'more'} is better)"
+             for name in front.names]  # fmt: skip
+    left.set(xlabel=names[0], ylabel=names[1])
+    for ax, column, values in ((left.set_xlim, x, at[0]), (left.set_ylim, y, at[1])):
+        ax(_window(column, values))
+    right.step(np.arange(1, len(volumes) + 1), volumes, where="post", color=BLUE, lw=2)
+    right.set(xlabel="trials", ylabel="hypervolume", xlim=(0, len(volumes) + 1))
+    for ax in (left, right):
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.2)
+        ax.set_axisbelow(True)
+    reference = ", ".join(f"{x:.4g}" for x in front.reference)
+    right.set_title(f"against {reference}", loc="left", fontsize=9)
+    left.set_title(f"{search.method_name} on {search.problem.name}", loc="left", weight="bold")
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, frameon=False)
+
+
+def _window(column: npt.NDArray[np.float64], front: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """A range with the front and most trials in it, for those far away would flatten it."""
+    low, high = np.nanquantile(column, (0.05, 0.95))
+    low, high = min(low, front.min()), max(high, front.max())
+    margin = 0.05 * (high - low) or 1.0
+    return float(low - margin), float(high + margin)
+
+
 def _draw_best(selection: Selection, draw: Callable[..., None], figure: Figure) -> None:
     figure.set_size_inches(6, 4)
     best, ax = selection.best, figure.add_subplot()
@@ -226,6 +292,8 @@ def _cell(content: Any) -> Any:
     """What a cell of the table holds."""
     if isinstance(content, (float, int, Number)):  # the first two, which most are, at once
         return "" if content != content else content
+    if content is None:
+        return ""
     text = str(content)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 

@@ -20,6 +20,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Mapping, Sequence
+from csv import DictReader
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -36,6 +37,7 @@ from nasplug.errors import NasplugError
 from nasplug.kernel.trial import State
 from nasplug.run.directory import RunDirectory, read_json, write_json
 from nasplug.run.journal import FILE, Journal, Row
+from nasplug.run.report import VOLUMES
 from nasplug.run.secrets import redacted, scrubbed
 from nasplug.tracking import artifact_folder
 from nasplug.tracking.locks import Presence
@@ -73,7 +75,7 @@ class Sender:
 
     artifacts: tuple[str, ...] = (
         "selection.json", "trials.csv", "run.json", "subspace.npz", "space.json",
-        "learned-space.json", "*.png",
+        "learned-space.json", "front.csv", VOLUMES, "*.png",
     )  # fmt: skip
 
     def __init__(self, path: Path, uri: str) -> None:
@@ -256,6 +258,7 @@ class Sender:
                 seconds=last.elapsed, **self._winner() if finished else {},
             )  # fmt: skip
             self._log(self._metrics(points, last))
+        self._log(self._volumes() if finished else [])
         self._end(status, self._text(status, selected), self._when(last.elapsed if last else 0.0))
 
     def _winner(self) -> dict[str, float | None]:
@@ -265,6 +268,21 @@ class Sender:
         known = {"metrics": {}, **ranked[0]}
         plain = {name: known.get(name) for name in ("value", "report", "cost")}
         return {f"selected_{_name(name)}": x for name, x in (known["metrics"] | plain).items()}
+
+    def _volumes(self) -> list[Metric]:
+        """How the hypervolume of several objectives grew, trial by trial; none of one objective."""
+        try:
+            with (self.path / VOLUMES).open(newline="") as file:
+                grown = {int(row["trial"]): float(row["hypervolume"]) for row in DictReader(file)}
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+        rows, metrics = self._rows(-1), []
+        while rows:
+            for row in rows:
+                if row.number in grown:
+                    metrics += self._metrics({"hypervolume": grown[row.number]}, row)
+            rows = self._rows(rows[-1].number)
+        return metrics
 
     def _send_rest(self) -> None:
         """Trials beyond a gap: scored out of order by a search that then died."""

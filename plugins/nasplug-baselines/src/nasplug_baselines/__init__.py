@@ -21,3 +21,7 @@ def register_methods(register):  # type: ignore[no-untyped-def]
         "reinforce", "nasplug_baselines.reinforce:Reinforce",
         "REINFORCE: a softmax per decision, learned by policy gradient with a moving baseline.",
     )  # fmt: skip
+    register(
+        "nsga2", "nasplug_baselines.nsga2:NSGA2",
+        "NSGA-II: evolution for several objectives, by front and crowding distance.",
+    )  # fmt: skip

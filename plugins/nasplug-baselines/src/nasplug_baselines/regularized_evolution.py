@@ -13,6 +13,7 @@ class RegularizedEvolution(Method):
     """Regularized evolution: mutate the best of a random tournament; the oldest dies."""
 
     asynchronous = True
+    pareto = True  # of several objectives, the tournament is by front and crowding distance
     paper = "Real et al., Regularized evolution for image classifier architecture search, AAAI 2019"
 
     population = Int(10, low=2, high=1000, log=True, doc="how many archs live at a time")
@@ -22,21 +23,22 @@ class RegularizedEvolution(Method):
     )  # fmt: skip
 
     def setup(self, search: Search) -> None:
-        self.alive: deque[tuple[Archs, float]] = deque(maxlen=self.population)
+        self.alive: deque[Archs] = deque(maxlen=self.population)
 
     @hookimpl
     def propose(self, search: Search, subspace: Region) -> Archs:
         if len(self.alive) < self.population:
             return subspace.sample(search.wanted, search.rng)
-        parents = [self.parent(search.rng) for _ in range(search.wanted)]
-        return subspace.mutate(np.array(parents), search.rng)
+        alive = np.array(self.alive)
+        scores = search.scores(alive)
+        parents = [self.parent(scores, search.rng) for _ in range(search.wanted)]
+        return subspace.mutate(alive[parents], search.rng)
 
-    def parent(self, rng: np.random.Generator) -> Archs:
+    def parent(self, scores: np.ndarray, rng: np.random.Generator) -> int:
         """The best of a tournament."""
         rivals = rng.choice(self.population, self.tournament, replace=False)
-        arch, _ = max((self.alive[i] for i in rivals), key=lambda member: member[1])
-        return arch
+        return int(rivals[scores[rivals].argmax()])
 
     @hookimpl
     def update(self, trials: Trials) -> None:
-        self.alive.extend(zip(trials.archs, trials.scores.tolist(), strict=True))
+        self.alive.extend(trials.archs)

@@ -103,7 +103,6 @@ class DSM(Method):
             outside = space.to_str(self.first[~inside][0])
             raise NasplugError(f"init: {outside} is not in {region.describe()}")
         self.centers: Archs = np.empty((0, space.d), space.dtype)
-        self.scores: Floats = np.empty(0)
         self.picked: int | None = None  # the center of this round
         self.seen: set[Any] = set()  # keys of the archs that were scored
         self.closed: set[Any] = set()  # keys of the centers with nothing new around them
@@ -130,7 +129,7 @@ class DSM(Method):
         if len(self.centers) < self.K or closed.all():
             return search.region
         # Line 6, global search: the subspace with the largest potential.
-        self.picked = self.agent.pick(self.centers, self.scores, closed, search.rng)
+        self.picked = self.agent.pick(self.centers, search.scores(self.centers), closed, search.rng)
         return Ball(search.space, self.centers[self.picked], self.M)  # eq. 3
 
     @hookimpl
@@ -149,21 +148,21 @@ class DSM(Method):
         self.seen.update(self._keys(search, trials.archs))
         picked, self.picked = self.picked, None
         if picked is None:
-            self._take(trials)
+            self._take(search, trials)
             return
-        alpha = self.scores[picked]
+        alpha = float(search.scores(self.centers[[picked]])[0])
         rewards = improvements(trials, alpha)  # line 10
         self._learn(search, trials, rewards + alpha if self.absolute else rewards)
         if not self.fixed and len(trials) and trials.scores.max() > alpha:  # line 12
             best = int(trials.scores.argmax())
             self.centers[picked] = trials.archs[best]  # line 13; the edges follow (line 14)
-            self.scores[picked] = trials.scores[best]
 
     @hookimpl
     def select_final(self, search: Search) -> Selection:
         """The best trials; the final centers, which are apart from each other, for DSM-NAS+."""
-        good = np.flatnonzero(np.isfinite(self.scores))
-        order = good[np.argsort(-self.scores[good], kind="stable")]
+        scores = search.scores(self.centers)
+        good = np.flatnonzero(np.isfinite(scores))
+        order = good[np.argsort(-scores[good], kind="stable")]
         lines = "".join(f"{search.space.to_str(arch)}\n" for arch in self.centers[order])
         best = best_trials(search.trials, SELECTED)
         return Selection(best, files={CENTERS: lambda file: file.write_text(lines)})
@@ -229,17 +228,16 @@ class DSM(Method):
         new = self._new(search, archs)
         return archs[new] if len(new) else archs
 
-    def _take(self, trials: Trials) -> None:
+    def _take(self, search: Search, trials: Trials) -> None:
         """Make trials centers: the first K, or a new start once nothing is left around any."""
         for arch, score in zip(trials.archs, trials.scores, strict=True):
             if not np.isfinite(score):
                 continue
             if len(self.centers) < self.K:
                 self.centers = np.concatenate([self.centers, arch[None]])
-                self.scores = np.append(self.scores, score)
             elif not self.fixed:
-                worst = int(self.scores.argmin())
-                self.centers[worst], self.scores[worst] = arch, score
+                worst = int(search.scores(self.centers).argmin())
+                self.centers[worst] = arch
 
     def _accepted(self, search: Search, archs: Archs) -> Rows:
         """The rows that may be proposed."""
@@ -265,8 +263,8 @@ def improvements(trials: Trials, alpha: float) -> Floats:
 
     A child that was pruned or breaks a constraint improves nothing, whatever its value.
     """
-    values = trials.values if trials.maximize else -trials.values
-    return np.where(np.isfinite(trials.scores), values - alpha, np.minimum(values - alpha, 0.0))
+    gains = trials.utilities - alpha
+    return np.where(np.isfinite(trials.scores), gains, np.minimum(gains, 0.0))
 
 
 def read_init(source: Any, space: Space) -> Archs:
