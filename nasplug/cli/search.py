@@ -63,6 +63,11 @@ workers = click.option(
     "--isomorphs", type=click.Choice(["shared", "apart"]),
     help="Whether isomorphic archs have one score (default: apart where a table has several).",
 )  # fmt: skip
+@click.option(
+    "--init", metavar="PROXY | FILE | RUN_DIR",
+    help="What is tried first: the best of random archs by an evaluator such as proxy:naswot, the "
+    "archs of a file, or those that a run selected.",
+)  # fmt: skip
 @click.option("--max-cost", type=float, help="Stop at this cost, in seconds of the benchmark.")
 @click.option("--max-seconds", type=float, help="Stop after this time.")
 @click.option(

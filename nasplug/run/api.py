@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from math import isfinite
 from pathlib import Path
@@ -26,6 +27,7 @@ from nasplug.kernel.tree import jsonable, map_leaves
 from nasplug.run import report as reports
 from nasplug.run.constraints import Constraints
 from nasplug.run.directory import RunDirectory, environment, free_directory
+from nasplug.run.init import Init
 from nasplug.run.parallel import Parallel, Workers
 from nasplug.run.progress import bar
 from nasplug.run.replay import Replay
@@ -48,6 +50,7 @@ def search(
     repeats: Literal["free", "count"] = "free",
     isomorphs: Literal["shared", "apart"] | None = None,
     constraints: Sequence[str] = (),
+    init: Any = None,
     max_cost: float | None = None,
     max_seconds: float | None = None,
     prune: Any = False,
@@ -79,6 +82,9 @@ def search(
         them is scored for all, or "apart", the default where a table knows them apart.
     constraints: such as ``["flops<=300e6"]``. Archs that are known to break one are not proposed;
         those that a score tells of are never selected.
+    init: what is tried first, in the place of the method's first archs: archs, a file with one per
+        line, the directory of a finished run, for what that selected; or an evaluator such as
+        "proxy:naswot", for the 10 best by it of 100 random archs.
     prune: the Optuna pruner that stops hopeless trials, where `evaluate` reports steps: a name such
         as "hyperband" or "successivehalving(min_resource=2)", an object, or True for "median".
     workers: how many processes of this machine score archs at a time, or the name of an engine
@@ -119,7 +125,11 @@ def search(
         reward=reward, report=report, seed=seed, scores_itself=hasattr(chosen, "evaluate"),
     )  # fmt: skip
     region = shrunk(problem.space, within) if isinstance(within, Path | str) else within
-    run = make_search(problem, chosen, name, within=region, plugins=plugins, **options)
+    first = None
+    if init is not None:
+        ranker = partial(Problem.of, on, space=space, evaluate=evaluate, data=data, seed=seed)
+        first = Init(init, ranker)
+    run = make_search(problem, chosen, name, within=region, init=first, plugins=plugins, **options)
     prune = {True: "median", False: None}[prune] if isinstance(prune, bool) else prune
     add_pruner(run, prune)
     parallel = None if workers is None else Parallel(run, crew, retries)
@@ -145,6 +155,7 @@ def search(
                     "report": run.problem.report,
                 },
                 "within": isinstance(region, Subspace),
+                "init": first and first.written,
                 "prune": prune if isinstance(prune, str | None) else "",
                 "workers": None if workers is None else crew.written,
                 "retries": retries,
@@ -174,7 +185,7 @@ def resume(
     """Continue an interrupted search: the same trials as if it had never been interrupted.
 
     What cannot be written down (a method object, `evaluate`, `data`, a Space subclass of your own,
-    a pruner or an executor, and `sources` such as ``init=``) has to be given again; other `workers`
+    a pruner or an executor, and `sources` of the method) has to be given again; other `workers`
     score the same trials. An asynchronous search goes on from all that was scored. Resuming a
     finished run replays it and returns its selection. NasplugError if another process searches it.
     """
@@ -216,7 +227,10 @@ def resume(
             "choices are not those of then"
         )
     region = load(problem.space, directory.path / "within.npz") if run["within"] else None
-    continued = make_search(problem, chosen, name, within=region, plugins=plugins, **run["options"])
+    first = run["init"] and Init(run["init"]["archs"])
+    continued = make_search(
+        problem, chosen, name, within=region, init=first, plugins=plugins, **run["options"]
+    )
     add_pruner(continued, prune)
     parallel = None
     if workers is not None:
@@ -248,14 +262,16 @@ def make_search(
     method: Any,
     name: str,
     *,
+    init: Init | None = None,
     plugins: Sequence[Any] = (),
     constraints: Sequence[str] = (),
     **options: Any,
 ) -> Search:
-    """A search of the kernel, kept to constraints."""
+    """A search of the kernel, kept to constraints, with its first archs."""
     if not isinstance(plugins, list | tuple):
         raise NasplugError(f"plugins is a list of objects with hooks, got {plugins!r}")
-    return Search(problem, method, name, plugins=[Constraints(constraints), *plugins], **options)
+    own = [Constraints(constraints), *([init] if init else [])]
+    return Search(problem, method, name, plugins=[*own, *plugins], **options)
 
 
 def add_pruner(search: Search, pruner: Any) -> None:

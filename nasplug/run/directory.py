@@ -49,8 +49,8 @@ RUN: Schema = {
         "problem": (str,), "evaluator": (str,), "maximize": (bool,), "reward": (str,),
         "report": (str,),
     },
-    "within": (bool,), "prune": (str, NONE), "workers": (str, NONE), "retries": (int,),
-    "tracking": (bool,),
+    "within": (bool,), "init": (dict, NONE),
+    "prune": (str, NONE), "workers": (str, NONE), "retries": (int,), "tracking": (bool,),
     "options": {
         "budget": NUMBER, "seed": (int,), "repeats": (str,), "isomorphs": (str, NONE),
         "constraints": (list,),
