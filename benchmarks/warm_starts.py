@@ -6,7 +6,7 @@ On NAS-Bench-201, CIFAR-10, with the validation accuracy after 12 epochs as the 
 begins as it does by itself (cold), with ten random archs (the control: ten at once are already more
 than the one that local search begins with), or, as ``init="proxy:NAME"`` does, with the ten best by
 a proxy of a hundred random archs. Those are drawn from 2,000 random cells whose proxies are
-measured first (four minutes of one core, kept in runs/), in networks of C=8, N=1 and images of
+measured first (two minutes of one core, kept in runs/), in networks of C=8, N=1 and images of
 16x16, where naswot ranks as well as in those of the benchmark.
 
 For each budget: the best reward, the test accuracy after 200 epochs of the arch that has it, and
@@ -20,6 +20,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +37,22 @@ PROXIES = ("params", "naswot", "synflow")
 STARTS = ("cold", "random", *PROXIES)
 CELLS = Path("runs/proxies_small.npz")
 MEASURE = (
-    "--archs", "2000", "--C", "8", "--N", "1", "--side", "16", "--no-report",
-    "--proxies", *PROXIES, "--out", str(CELLS),
+    "--archs", "2000", "--C", "8", "--N", "1", "--side", "16", "--no-report", "--out", str(CELLS),
 )  # fmt: skip
 RESAMPLES = 10_000
 
 Floats = npt.NDArray[np.float64]
 
 
-def measured(space: nasplug.Space) -> tuple[nasplug.Archs, dict[str, Floats]]:
+def measured(
+    space: nasplug.Space, proxies: Sequence[str]
+) -> tuple[nasplug.Archs, dict[str, Floats]]:
     """(n, d) distinct cells and {proxy: (n,) values}, measured where that is not done yet."""
-    subprocess.run([sys.executable, Path(__file__).with_name("proxies.py"), *MEASURE], check=True)
+    script = Path(__file__).with_name("proxies.py")
+    subprocess.run([sys.executable, script, *MEASURE, "--proxies", *proxies], check=True)
     with np.load(CELLS) as kept:
-        known = np.flatnonzero(np.isfinite(kept["seconds/params"]))
-        values = {name: kept[f"values/{name}"][known] for name in PROXIES}
+        known = np.flatnonzero(np.isfinite(kept[f"seconds/{proxies[0]}"]))
+        values = {name: kept[f"values/{name}"][known] for name in proxies}
     archs = space.from_index(known)
     rows = np.unique(space.classes(archs), return_index=True)[1]
     return archs[rows], {
@@ -100,7 +103,7 @@ def main() -> None:
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS)
     options = parser.parse_args()
     problem = nasplug.problem("nb201/cifar10")
-    archs, values = measured(problem.space)
+    archs, values = measured(problem.space, PROXIES)
     result: dict[str, Any] = {
         "seeds": options.seeds, "first": FIRST, "pool": POOL, "budgets": BUDGETS, "methods": {},
     }  # fmt: skip
