@@ -22,7 +22,7 @@ import nasplug
 from nasplug.analysis import predictor, rank_correlations
 
 TRAIN = (50, 100, 400)
-PREDICTORS = ("xgboost", "forest", "mlp")
+PREDICTORS = ("xgboost", "forest")
 PROXIES = ("params", "flops", "naswot", "synflow", "jacov", "zen")
 FEATURES: dict[str, tuple[str, ...]] = {
     "encoding": (),

@@ -139,9 +139,9 @@ def test_a_search_goes_on_from_what_was_ranked(ranked, tmp_path):
     found = nasplug.resume(tmp_path / "run", progress=False)
     assert found.search.trials.archs.tolist() == whole.tolist()
     assert Ranker.asked == 15
-    written = json.loads((tmp_path / "run" / "run.json").read_text())["init"]
-    assert written["source"] == "ranker:early"
-    assert written["archs"] == whole[:FIRST].tolist()
+    written = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert written["init"] == "ranker:early"
+    assert written["first"] == whole[:FIRST].tolist()
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

@@ -104,6 +104,8 @@ def run(
 ) -> None:
     """Search with METHOD for a good architecture."""
     loading(f"{method} on {on}" if on else method)
+    if options["init"]:
+        loading(f"first archs: {options['init']}")
     hyperparameters = parse_settings(method, settings)
     if config is not None:
         hyperparameters = {**read_best(method, config), **hyperparameters}

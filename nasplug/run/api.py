@@ -155,7 +155,8 @@ def search(
                     "report": run.problem.report,
                 },
                 "within": isinstance(region, Subspace),
-                "init": first and first.written,
+                "init": first and first.name,
+                "first": first and first.archs.tolist(),
                 "prune": prune if isinstance(prune, str | None) else "",
                 "workers": None if workers is None else crew.written,
                 "retries": retries,
@@ -227,7 +228,7 @@ def resume(
             "choices are not those of then"
         )
     region = load(problem.space, directory.path / "within.npz") if run["within"] else None
-    first = run["init"] and Init(run["init"]["archs"])
+    first = None if run["first"] is None else Init(run["first"])
     continued = make_search(
         problem, chosen, name, within=region, init=first, plugins=plugins, **run["options"]
     )

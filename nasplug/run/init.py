@@ -50,10 +50,9 @@ class Init:
             raise NasplugError(f"init: {outside} is not in {search.region.describe()}")
 
     @property
-    def written(self) -> dict[str, Any]:
-        """For run.json, from which a search goes on without asking anew."""
-        source = str(self.source) if isinstance(self.source, str | Path) else "archs"
-        return {"source": source, "archs": self.archs.tolist()}
+    def name(self) -> str:
+        """The source for people; from run.json a search goes on with the archs themselves."""
+        return str(self.source) if isinstance(self.source, str | Path) else "archs"
 
     @hookimpl(wrapper=True)
     def propose(self, search: Search) -> Generator[None, Archs, Archs]:

@@ -310,7 +310,7 @@ class Sender:
         run = self._run
         params = {
             "method": run["method"], **run["scores"], **run["options"], "prune": run["prune"],
-            "init": run["init"] and run["init"]["source"],
+            "init": run["init"],
         }  # fmt: skip
         params = {k: v for k, v in params.items() if v not in (None, False, [])}
         params["direction"] = "maximize" if params.pop("maximize", False) else "minimize"
