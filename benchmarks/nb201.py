@@ -22,6 +22,7 @@ import numpy as np
 
 import nasplug
 from nasplug.kernel.registry import registry
+from nasplug.run.init import Init
 
 BUDGET = 200
 PAPER = {"K": 4, "M": 4, "samples": 1, "unseen": False, "repeats": "count"}
@@ -45,7 +46,7 @@ def run(task: tuple[str, str, int]) -> tuple[float, float, float]:
     method, options = METHODS[label]
     if label == "dsm+":
         source = {"cifar10": "cifar100", "cifar100": "cifar10"}[data]
-        options = {**options, "init": search(method, source, seed, options).archs}
+        options = {**options, "init": search(method, source, seed, options).archs[: PAPER["K"]]}
     result = search(method, data, seed, options)
     assert result.report is not None
     return result.best.value, result.report, time.perf_counter() - start
@@ -56,9 +57,10 @@ def search(method: str, data: str, seed: int, options: dict[str, Any]) -> nasplu
         opened[data] = nasplug.problem(f"nb201/{data}")
     options = dict(options)
     repeats = options.pop("repeats", "free")
+    first = [Init(options.pop("init"))] if "init" in options else []
     made = registry().get("method", method)(**options)
     return nasplug.Search(
-        opened[data], made, method, budget=BUDGET, seed=seed, repeats=repeats
+        opened[data], made, method, budget=BUDGET, seed=seed, repeats=repeats, plugins=first
     ).run()
 
 

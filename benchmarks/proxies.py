@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--archs", type=int, default=1000)
     parser.add_argument("--C", type=int, default=16)
     parser.add_argument("--N", type=int, default=5)
+    parser.add_argument("--side", type=int, default=32, help="pixels that images are shrunk to")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--proxies", nargs="+", default=[*PROXIES, *COUNTS])
@@ -101,7 +102,7 @@ def main() -> None:
     their_index, theirs = published(space)
     others = np.setdiff1d(index, their_index, assume_unique=True)
     order = np.concatenate([their_index, others]) if options.archs else index
-    what = json.dumps([options.C, options.N, options.batch, options.seed])
+    what = json.dumps([options.C, options.N, options.side, options.batch, options.seed])
     values = {name: np.full(space.size, np.nan) for name in options.proxies}
     seconds = {name: np.full(space.size, np.nan) for name in options.proxies}
     batch: npt.NDArray[np.float32] | None = None
@@ -110,7 +111,9 @@ def main() -> None:
     if options.out.exists():
         with np.load(options.out) as kept:
             if str(kept["what"]) != what:
-                sys.exit(f"{options.out} is of [C, N, batch, seed] = {kept['what']}, not {what}")
+                sys.exit(
+                    f"{options.out} is of [C, N, side, batch, seed] = {kept['what']}, not {what}"
+                )
             batch, labels, measured_on = kept["batch"], kept["labels"], str(kept["device"])
             for key in kept.files:
                 kind, _, name = key.partition("/")
@@ -137,6 +140,7 @@ def main() -> None:
         images = load("cifar10", options.seed)
         batch, labels = (x.numpy() for x in batch_of(images, options.batch, options.seed))
     x, y = torch.from_numpy(batch).to(device), torch.from_numpy(labels).to(device)
+    x = torch.nn.functional.interpolate(x, size=options.side, mode="area")
     saved = time.perf_counter()
     for done, i in enumerate(order):
         left = [name for name in names if missing[name][i]]
@@ -167,8 +171,8 @@ def main() -> None:
     truth = accuracies(space)
     result: dict[str, Any] = {
         "device": measured_on,
-        "torch": torch.__version__, "C": options.C, "N": options.N, "batch": options.batch,
-        "seed": options.seed, "proxies": {},
+        "torch": torch.__version__, "C": options.C, "N": options.N, "side": options.side,
+        "batch": options.batch, "seed": options.seed, "proxies": {},
     }  # fmt: skip
     print(f"{'proxy':10} {'archs':>6} {'finite':>6} {'val':>7} {'test':>7} {'theirs':>7} {'ms':>7}")
     for name in options.proxies:

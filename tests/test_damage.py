@@ -599,16 +599,16 @@ def test_a_quality_table_that_is_damaged_is_named(tmp_path):
 
 def test_a_file_that_run_json_names_is_not_shown(tmp_path):
     """Somebody else's run directory may name any file of the user's as a source."""
-    pytest.importorskip("nasplug_dsm")
-    secret = tmp_path / "private"
+    pytest.importorskip("nasplug_lissnas")
+    secret = tmp_path / "private.json"
     secret.write_text("hunter2\n")
-    options = {"space": SPACE, "evaluate": score, "budget": 6, "tracking": False}
+    options = {"space": SPACE, "evaluate": score, "budget": 20, "tracking": False}
     (run := tmp_path / "run").mkdir()
-    nasplug.search("dsm", out=run, K=1, **options)
+    nasplug.search("lissnas", out=run, size=5, **options)
     content = json.loads((run / "run.json").read_text())
-    content["hyperparameters"]["init"] = str(secret)
+    content["hyperparameters"]["predictor"] = str(secret)
     content.pop("checksum")
     (run / "run.json").write_text(json.dumps({**content, "checksum": _checksum(content)}))
-    with pytest.raises(NasplugError, match="private holds something that is no arch") as told:
+    with pytest.raises(NasplugError, match=r"private.json is no XGBoost model") as told:
         nasplug.resume(run, evaluate=score)
     assert "hunter2" not in str(told.value)

@@ -72,6 +72,58 @@ def test_a_misspelt_predictor_is_met_with_the_nearest():
         predictor("xgbost", SPACE)
 
 
+def hidden(archs):
+    """A number that the encoding says nothing of."""
+    return np.random.default_rng(0).normal(size=SPACE.size)[SPACE.index(archs)]
+
+
+@pytest.mark.parametrize("name", PREDICTORS)
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_columns_beside_the_features_are_learned_from(name, shape):
+    archs = SPACE.distinct(SPACE.sample(300, 0))
+    values = hidden(SPACE.canonical(archs))
+    million = predictor(name, SPACE, extra=lambda archs: 1e6 + 1e3 * hidden(archs).reshape(shape))
+    assert held_out(million, archs, values)["spearman"] > 0.9
+    assert held_out(predictor(name, SPACE), archs, values)["spearman"] < 0.4
+
+
+def test_a_column_that_is_not_finite_counts_as_the_lowest():
+    archs = SPACE.distinct(SPACE.sample(200, 0))
+    low = SPACE.canonical(archs)[hidden(SPACE.canonical(archs)).argmin()]
+
+    def extra(archs):
+        values = hidden(archs)
+        return np.where(values < -1, np.nan, values)
+
+    model = predictor("forest", SPACE, extra=extra)
+    model.fit(archs, hidden(SPACE.canonical(archs)))
+    predicted = model.predict(SPACE.sample(500, 1))
+    assert np.isfinite(predicted).all()
+    assert model.predict(low[None])[0] < np.median(predicted)
+    with pytest.raises(NasplugError, match="not finite for any arch"):
+        predictor("forest", SPACE, extra=lambda archs: np.full(len(archs), np.nan)).fit(*scored(20))
+
+
+def test_counts_of_the_space_by_name():
+    archs = SPACE.sample(200, 0)
+    named = predictor("xgboost+params+flops", SPACE).fit(archs, SPACE.params(archs))
+    both = predictor(
+        "xgboost", SPACE, extra=lambda a: np.transpose([SPACE.params(a), SPACE.flops(a)])
+    ).fit(archs, SPACE.params(archs))
+    others = SPACE.sample(300, 1)
+    assert np.array_equal(named.predict(others), both.predict(others))
+    with pytest.raises(NasplugError, match=r"unknown feature for xgboost\+ 'latency'.*params"):
+        predictor("xgboost+latency", SPACE)
+    with pytest.raises(NasplugError, match="graph does not know its parameter counts"):
+        predictor("forest+params", nasplug.space("graph"))
+
+
+def test_a_model_of_such_columns_is_not_for_a_file(tmp_path):
+    model = predictor("xgboost+params", SPACE).fit(*scored(50))
+    with pytest.raises(NasplugError, match="not for a file"):
+        model.save(tmp_path / "model.ubj")
+
+
 def test_a_saved_model_predicts_the_same_and_only_for_its_space(tmp_path):
     archs, values = scored(100)
     model = XGBoost(SPACE).fit(archs, values)

@@ -1,14 +1,16 @@
 """Predictors: the value of an arch from its encoding, learned from archs that were scored.
 
-Archs in, values out: the encoding is the space's own `features`. All of them learn normal scores
-of the values (`normal_scores`), and predict in that unit: the few disasters at the low end of
-a benchmark would else dominate the squared error, and the good archs are what matters.
+Archs in, values out: the encoding is the space's own `features`, with columns of the user's, such
+as zero-cost proxies, beside them if wanted. All of them learn normal scores of the values
+(`normal_scores`), and predict in that unit: the few disasters at the low end of a benchmark would
+else dominate the squared error, and the good archs are what matters.
 """
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from importlib import import_module
@@ -24,18 +26,24 @@ from nasplug.errors import NasplugError, lacking, unknown
 from nasplug.kernel.space import Archs, Space
 
 Floats = npt.NDArray[np.floating[Any]]
+Columns = Callable[[Archs], npt.ArrayLike]  # (n, d) -> (n,) or (n, k)
 
 FEWEST = 5  # scored archs that anything can be learned from
 BLOCK = 16_384  # archs encoded at a time, so that their encoding stays in the cache
 FOLDS = 5
 MEMBERS = 5  # of an ensemble
+COUNTS = ("params", "flops")  # what a space may know of an arch
 
 
 class Predictor(ABC):
-    """``fit(archs, values)``, ``predict(archs)``, and ``uncertainty(archs)`` where it has one."""
+    """``fit(archs, values)``, ``predict(archs)``, and ``uncertainty(archs)`` where it has one.
 
-    def __init__(self, space: Space, seed: int = 0) -> None:
-        self.space, self.seed = space, seed
+    extra: more columns beside the space's features, such as zero-cost proxies. They are learned as
+        normal scores among the archs that are learned from; what is not finite is the lowest.
+    """
+
+    def __init__(self, space: Space, seed: int = 0, extra: Columns | None = None) -> None:
+        self.space, self.seed, self.extra = space, seed, extra
 
     def fit(self, archs: Archs, values: npt.ArrayLike) -> Self:
         """Learn from (n, d) archs and their (n,) values, higher better."""
@@ -55,6 +63,8 @@ class Predictor(ABC):
                 f"a predictor has nothing to learn: all {len(values)} values are {values[0]:g}; "
                 "look at what scores them"
             )
+        if self.extra is not None:
+            self._scales = [_scale(column) for column in self._columns(self.space.canonical(archs))]
         self._fit(self._encode(archs), normal_scores(values))
         return self
 
@@ -71,7 +81,18 @@ class Predictor(ABC):
 
     def _encode(self, archs: Archs) -> Floats:
         """Isomorphs are one arch to a predictor."""
-        return self.space.features(self.space.canonical(archs))
+        archs = self.space.canonical(archs)
+        X = self.space.features(archs)
+        if self.extra is None:
+            return X
+        pairs = zip(self._columns(archs), self._scales, strict=True)
+        return np.column_stack([X, *(np.interp(column, *scale) for column, scale in pairs)])
+
+    def _columns(self, archs: Archs) -> Floats:
+        """(n, d) -> (k, n): what is beside the features."""
+        assert self.extra is not None
+        columns = np.asarray(self.extra(archs), np.float64)
+        return np.where(np.isfinite(columns), columns, -np.inf).reshape(len(archs), -1).T
 
     def uncertainty(self, archs: Archs) -> Floats:
         """(n, d) -> (n,): the standard deviation of each prediction."""
@@ -90,8 +111,11 @@ class XGBoost(Predictor):
     `path` opens a model that `save` (or XGBoost itself, on the space's features) wrote.
     """
 
-    def __init__(self, space: Space, seed: int = 0, path: Path | str | None = None) -> None:
-        super().__init__(space, seed)
+    def __init__(
+        self, space: Space, seed: int = 0, extra: Columns | None = None,
+        *, path: Path | str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(space, seed, extra)
         self._xgboost = _optional("xgboost")
         if path is not None:
             self._open(Path(path))
@@ -114,6 +138,8 @@ class XGBoost(Predictor):
 
     def save(self, path: Path | str) -> None:
         """Write the model to a .json or .ubj file."""
+        if self.extra is not None:
+            raise NasplugError("a model of columns beside the space's features is not for a file")
         self.model.save_model(path)
 
     def _fit(self, X: Floats, y: Floats) -> None:
@@ -170,11 +196,31 @@ class MLP(_Ensemble):
 PREDICTORS: dict[str, type[Predictor]] = {"xgboost": XGBoost, "forest": Forest, "mlp": MLP}
 
 
-def predictor(name: str, space: Space, seed: int = 0) -> Predictor:
-    """A predictor by name, not fitted yet."""
+def predictor(name: str, space: Space, seed: int = 0, extra: Columns | None = None) -> Predictor:
+    """A predictor by name, not fitted yet: ``xgboost``, or, with what the space knows of an arch
+    beside its features, ``xgboost+params+flops``."""
+    name, *counts = str(name).split("+")
     if name not in PREDICTORS:
         raise unknown("predictor", name, PREDICTORS)
-    return PREDICTORS[name](space, seed)
+    for count in counts:
+        if count not in COUNTS:
+            raise unknown(f"feature for {name}+", count, COUNTS)
+        getattr(space, count)(space.sample(1, 0))  # or an error, before anything is scored
+    columns: list[Columns] = [getattr(space, count) for count in counts]
+    columns += [] if extra is None else [extra]
+
+    def together(archs: Archs) -> Floats:
+        return np.column_stack([np.asarray(column(archs)) for column in columns])
+
+    return PREDICTORS[name](space, seed, together if columns else None)
+
+
+def _scale(column: Floats) -> tuple[Floats, Floats]:
+    """(n,) -> its finite values in order, and their normal scores."""
+    known = np.sort(column[np.isfinite(column)])
+    if not len(known):
+        raise NasplugError("a column beside the features is not finite for any arch: leave it")
+    return known, normal_scores(known)
 
 
 def normal_scores(values: npt.ArrayLike) -> Floats:

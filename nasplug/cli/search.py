@@ -73,6 +73,11 @@ workers = click.option(
     "--scalarise", type=click.Choice(["chebyshev", "linear", "pareto"]),
     help="What several objectives are to the method (default: pareto if it can, else chebyshev).",
 )  # fmt: skip
+@click.option(
+    "--init", metavar="PROXY | FILE | RUN_DIR",
+    help="What is tried first: the best of random archs by an evaluator such as proxy:naswot, the "
+    "archs of a file, or those that a run selected.",
+)  # fmt: skip
 @click.option("--max-cost", type=float, help="Stop at this cost, in seconds of the benchmark.")
 @click.option("--max-seconds", type=float, help="Stop after this time.")
 @click.option(
@@ -109,6 +114,8 @@ def run(
 ) -> None:
     """Search with METHOD for a good architecture."""
     loading(f"{method} on {on}" if on else method)
+    if options["init"]:
+        loading(f"first archs: {options['init']}")
     hyperparameters = parse_settings(method, settings)
     if config is not None:
         hyperparameters = {**read_best(method, config), **hyperparameters}

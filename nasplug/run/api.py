@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from math import isfinite
 from pathlib import Path
@@ -26,6 +27,7 @@ from nasplug.kernel.tree import jsonable, map_leaves
 from nasplug.run import report as reports
 from nasplug.run.constraints import Constraints
 from nasplug.run.directory import RunDirectory, environment, free_directory
+from nasplug.run.init import Init
 from nasplug.run.parallel import Parallel, Workers
 from nasplug.run.progress import bar
 from nasplug.run.replay import Replay
@@ -50,6 +52,7 @@ def search(
     constraints: Sequence[str] = (),
     objectives: Sequence[str] = (),
     scalarise: Literal["chebyshev", "linear", "pareto"] | None = None,
+    init: Any = None,
     max_cost: float | None = None,
     max_seconds: float | None = None,
     prune: Any = False,
@@ -85,6 +88,9 @@ def search(
         what shall be small: ``["val_acc", "-latency"]``. The selection has a `front` then, and its
         best is the front's knee. A method sees one number per trial, by `scalarise`: "chebyshev" or
         "linear" with weights drawn every ten trials, or "pareto", by dominance, where it can.
+    init: what is tried first, in the place of the method's first archs: archs, a file with one per
+        line, the directory of a finished run, for what that selected; or an evaluator such as
+        "proxy:naswot", for the 10 best by it of 100 random archs.
     prune: the Optuna pruner that stops hopeless trials, where `evaluate` reports steps: a name such
         as "hyperband" or "successivehalving(min_resource=2)", an object, or True for "median".
     workers: how many processes of this machine score archs at a time, or the name of an engine
@@ -126,7 +132,11 @@ def search(
         reward=reward, report=report, seed=seed, scores_itself=hasattr(chosen, "evaluate"),
     )  # fmt: skip
     region = shrunk(problem.space, within) if isinstance(within, Path | str) else within
-    run = make_search(problem, chosen, name, within=region, plugins=plugins, **options)
+    first = None
+    if init is not None:
+        ranker = partial(Problem.of, on, space=space, evaluate=evaluate, data=data, seed=seed)
+        first = Init(init, ranker)
+    run = make_search(problem, chosen, name, within=region, init=first, plugins=plugins, **options)
     prune = {True: "median", False: None}[prune] if isinstance(prune, bool) else prune
     add_pruner(run, prune)
     parallel = None if workers is None else Parallel(run, crew, retries)
@@ -152,6 +162,8 @@ def search(
                     "report": run.problem.report,
                 },
                 "within": isinstance(region, Subspace),
+                "init": first and first.name,
+                "first": first and first.archs.tolist(),
                 "prune": prune if isinstance(prune, str | None) else "",
                 "workers": None if workers is None else crew.written,
                 "retries": retries,
@@ -181,7 +193,7 @@ def resume(
     """Continue an interrupted search: the same trials as if it had never been interrupted.
 
     What cannot be written down (a method object, `evaluate`, `data`, a Space subclass of your own,
-    a pruner or an executor, and `sources` such as ``init=``) has to be given again; other `workers`
+    a pruner or an executor, and `sources` of the method) has to be given again; other `workers`
     score the same trials. An asynchronous search goes on from all that was scored. Resuming a
     finished run replays it and returns its selection. NasplugError if another process searches it.
     """
@@ -223,7 +235,10 @@ def resume(
             "choices are not those of then"
         )
     region = load(problem.space, directory.path / "within.npz") if run["within"] else None
-    continued = make_search(problem, chosen, name, within=region, plugins=plugins, **run["options"])
+    first = None if run["first"] is None else Init(run["first"])
+    continued = make_search(
+        problem, chosen, name, within=region, init=first, plugins=plugins, **run["options"]
+    )
     add_pruner(continued, prune)
     parallel = None
     if workers is not None:
@@ -255,13 +270,15 @@ def make_search(
     method: Any,
     name: str,
     *,
+    init: Init | None = None,
     plugins: Sequence[Any] = (),
     constraints: Sequence[str] = (),
     objectives: Sequence[str] = (),
     scalarise: Any = None,
     **options: Any,
 ) -> Search:
-    """A search of the kernel, kept to constraints, after one objective or several."""
+    """A search of the kernel, kept to constraints, with its first archs, after one objective or
+    several."""
     if not isinstance(plugins, list | tuple):
         raise NasplugError(f"plugins is a list of objects with hooks, got {plugins!r}")
     own: list[Any] = [Constraints(constraints)]
@@ -269,6 +286,8 @@ def make_search(
         own.append(_late("objectives", "Objectives")(objectives, scalarise))
     elif scalarise is not None:
         raise NasplugError("scalarise is about several objectives=")
+    if init is not None:
+        own.append(init)
     return Search(problem, method, name, plugins=[*own, *plugins], **options)
 
 

@@ -49,8 +49,8 @@ RUN: Schema = {
         "problem": (str,), "evaluator": (str,), "maximize": (bool,), "reward": (str,),
         "report": (str,),
     },
-    "within": (bool,), "prune": (str, NONE), "workers": (str, NONE), "retries": (int,),
-    "tracking": (bool,),
+    "within": (bool,), "init": (str, NONE), "first": (list, NONE),
+    "prune": (str, NONE), "workers": (str, NONE), "retries": (int,), "tracking": (bool,),
     "options": {
         "budget": NUMBER, "seed": (int,), "repeats": (str,), "isomorphs": (str, NONE),
         "constraints": (list,), "objectives": (list,), "scalarise": (str, NONE),

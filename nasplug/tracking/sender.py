@@ -326,7 +326,10 @@ class Sender:
 
     def _params(self) -> dict[str, Any]:
         run = self._run
-        params = {"method": run["method"], **run["scores"], **run["options"], "prune": run["prune"]}
+        params = {
+            "method": run["method"], **run["scores"], **run["options"], "prune": run["prune"],
+            "init": run["init"],
+        }  # fmt: skip
         params = {k: v for k, v in params.items() if v not in (None, False, [])}
         params["direction"] = "maximize" if params.pop("maximize", False) else "minimize"
         for name, value in run["hyperparameters"].items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -465,18 +464,6 @@ def test_a_run_resumes_by_replay(tmp_path: Path):
 # ---- DSM-NAS+
 
 
-def test_init_from_archs_a_file_and_a_run(tmp_path: Path):
-    best = dsm(60, out=tmp_path / "run")
-    archs = best.archs[:4]
-    text = [MIXED.to_str(arch) for arch in archs]
-    (tmp_path / "archs.txt").write_text("\n".join(text) + "\n\n")
-    (tmp_path / "run" / "centers.txt").unlink()  # as of another method's run
-    for init in (archs, archs.tolist(), text, tmp_path / "archs.txt", str(tmp_path / "run")):
-        trials = dsm(20, init=init, seed=5).search.trials
-        assert (trials.archs[:4] == archs).all()
-        assert (trials.rounds[:4] == 0).all()
-
-
 def test_a_run_hands_over_its_final_centers(tmp_path: Path):
     """Not its ten best archs, which are near-duplicates."""
     found = dsm(60, out=tmp_path / "run")
@@ -484,45 +471,22 @@ def test_a_run_hands_over_its_final_centers(tmp_path: Path):
     order = np.argsort(-found.search.scores(method.centers), kind="stable")
     lines = (tmp_path / "run" / "centers.txt").read_text().splitlines()
     assert lines == [MIXED.to_str(arch) for arch in method.centers[order]]
-    trials = dsm(20, init=tmp_path / "run", seed=5).search.trials
-    assert trials.archs[:4].tolist() == method.centers[order].tolist()
+    again = dsm(4, init=tmp_path / "run" / "centers.txt", seed=5).search
+    assert again.trials.archs.tolist() == method.centers[order].tolist()
+    assert again.method.centers.tolist() == method.centers[order].tolist()
 
 
-def test_init_of_fewer_archs_than_needed_is_filled_up():
+def test_fewer_first_archs_than_centers_are_filled_up():
     trials = dsm(20, init=[[4, 1, 0, 6]], K=3).search.trials
     assert trials.archs[0].tolist() == [4, 1, 0, 6]
     assert (trials.rounds == 0).sum() == 3
 
 
-@pytest.mark.parametrize(
-    ("init", "message"),
-    [
-        ("nowhere", "nowhere cannot be read"),
-        (["a=z,b=1,c=0,d=0"], "unknown choice of a"),
-        ([[0, 0, 0]], "4 decisions"),
-        ([], "no archs"),
-        (3, "init"),
-    ],
-)
-def test_bad_init_is_named(init, message):
-    with pytest.raises(NasplugError, match=message):
-        dsm(init=init)
-
-
-def test_bad_init_files_are_named(tmp_path: Path):
-    with pytest.raises(NasplugError, match="nasplug resume"):
-        dsm(init=tmp_path)  # a folder without a selection: the run has not finished
-    (tmp_path / "selection.json").write_text(json.dumps({"best": {}}))
-    with pytest.raises(NasplugError, match="lists no archs"):
-        dsm(init=tmp_path)
-    (tmp_path / "image.png").write_bytes(b"\xff\xfe\x00\xff")
-    with pytest.raises(NasplugError, match="cannot be read"):
-        dsm(init=tmp_path / "image.png")
-
-
-def test_init_outside_the_region_is_named():
-    with pytest.raises(NasplugError, match="is not in mask"):
-        dsm(init=[[4, 1, 0, 6]], within=Mask(MIXED, {"a": ["a"]}))
+def test_of_more_first_archs_the_best_are_centers():
+    first = [[0, 0, 0, 0], [4, 1, 0, 6], [0, 0, 0, 1], [3, 1, 0, 5]]
+    search = dsm(4, init=first, K=2).search
+    assert search.trials.archs.tolist() == first
+    assert search.method.centers.tolist() == [first[1], first[3]]
 
 
 def test_more_centers_than_archs_are_named():

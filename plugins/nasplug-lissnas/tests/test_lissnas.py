@@ -146,6 +146,18 @@ def test_it_stays_in_its_region_and_within_limits():
     assert (NB201.flops(archs) <= 100e6).all()
 
 
+def test_the_predictor_may_see_what_the_space_counts():
+    options = {"space": NB201, "budget": 60, "size": 40, "tracking": False}
+    result = nasplug.search(
+        "lissnas", evaluate=lambda arch: float(NB201.params(NB201.from_dict(arch)[None])[0]),
+        predictor="xgboost+params", **options,
+    )  # fmt: skip
+    archs = NB201.all()
+    assert NB201.params(result.subspace.archs).mean() > np.quantile(NB201.params(archs), 0.95)
+    with pytest.raises(NasplugError, match="unknown feature for xgboost"):
+        nasplug.search("lissnas", evaluate=value, predictor="xgboost+depth", **options)
+
+
 def test_tight_limits_spend_nothing_on_what_breaks_them():
     options = {
         "space": NB201, "evaluate": lambda arch: list(arch.values()).count("nor_conv_1x1"),

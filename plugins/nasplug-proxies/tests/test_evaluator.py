@@ -25,6 +25,21 @@ def test_a_search_by_a_proxy():
     assert len(values) == 12
 
 
+def test_a_search_begins_with_the_best_by_a_proxy():
+    result = nasplug.search(
+        "local-search", on=ON, evaluator="proxy:l2_norm", init="proxy:params", budget=11, **QUIET
+    )
+    space, archs = result.search.space, result.search.trials.archs
+    params = space.params(archs[:10])
+    assert (np.diff(params) <= 0).all()
+    assert params[0] > np.quantile(space.params(space.all()), 0.9)
+    by_naswot = nasplug.search(
+        "random", on=ON, evaluator="proxy:params", init="proxy:naswot", budget=10, **QUIET
+    ).search.trials.archs
+    values = nasplug.problem(ON, evaluator="proxy:naswot").score(by_naswot).values
+    assert (np.diff(values) <= 0).all()
+
+
 @pytest.mark.parametrize("option", ["naswot", "params+flops"])
 def test_an_arch_has_one_value_in_any_order_and_by_any_evaluator(option):
     first, second = (nasplug.problem(ON, evaluator=f"proxy:{option}", seed=3) for _ in "ab")

@@ -3,9 +3,7 @@ Search" (Chen et al.). Line and equation numbers are the paper's."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +24,6 @@ from nasplug import (
     Region,
     Search,
     Selection,
-    Source,
     Space,
     Trials,
     best_trials,
@@ -79,11 +76,6 @@ class DSM(Method):
         tunable=False,
         doc="random: any edit of any center",
     )
-    init = Source(
-        None,
-        doc="first centers (DSM-NAS+): archs, a file with one per line, or the run directory "
-        "of a finished search",
-    )
 
     @classmethod
     def ranges(cls, space: Space) -> dict[str, Hyperparameter[Any]]:
@@ -98,10 +90,6 @@ class DSM(Method):
                 f"K={self.K} centers do not fit in {region.describe()}: "
                 f"lower K to {region.size} or less"
             )
-        self.first = read_init(self.init, space)[: self.K]
-        if not (inside := region.contains(self.first)).all():
-            outside = space.to_str(self.first[~inside][0])
-            raise NasplugError(f"init: {outside} is not in {region.describe()}")
         self.centers: Archs = np.empty((0, space.d), space.dtype)
         self.picked: int | None = None  # the center of this round
         self.seen: set[Any] = set()  # keys of the archs that were scored
@@ -135,7 +123,7 @@ class DSM(Method):
     @hookimpl
     def propose(self, search: Search, subspace: Region) -> Archs:
         if len(self.centers) < self.K:
-            return self._first_centers(search, subspace)  # line 2
+            return self._anywhere(search, subspace)[: self.K - len(self.centers)]  # line 2
         if not isinstance(subspace, Ball) or self.picked is None:
             return self._anywhere(search, subspace)[: search.wanted]
         # Lines 8-9, local search: edits of the center, and what they make of it.
@@ -214,14 +202,6 @@ class DSM(Method):
             self.closed.update(search.space.codes(ball.center[None]).tolist())
         return Edits.between(ball.center, archs[rows], self.M)
 
-    def _first_centers(self, search: Search, region: Region) -> Archs:
-        """As many archs as centers are missing: those given, then random ones."""
-        missing = self.K - len(self.centers)
-        given, self.first = self.first[:missing], self.first[missing:]
-        drawn = self._anywhere(search, region)
-        drawn = drawn[(drawn[:, None] != given).any(2).all(1)]
-        return np.concatenate([given, drawn[: missing - len(given)]])
-
     def _anywhere(self, search: Search, region: Region) -> Archs:
         """Archs of a region, distinct new ones as long as there are any."""
         archs = region.sample(DRAWN, search.rng)
@@ -230,14 +210,13 @@ class DSM(Method):
 
     def _take(self, search: Search, trials: Trials) -> None:
         """Make trials centers: the first K, or a new start once nothing is left around any."""
-        for arch, score in zip(trials.archs, trials.scores, strict=True):
-            if not np.isfinite(score):
-                continue
-            if len(self.centers) < self.K:
-                self.centers = np.concatenate([self.centers, arch[None]])
-            elif not self.fixed:
-                worst = int(search.scores(self.centers).argmin())
-                self.centers[worst] = arch
+        rows = np.flatnonzero(np.isfinite(trials.scores))
+        if missing := self.K - len(self.centers):  # the best, where `init=` has brought more
+            rows = np.sort(rows[np.argsort(-trials.scores[rows], kind="stable")[:missing]])
+            self.centers = np.concatenate([self.centers, trials.archs[rows]])
+        elif not self.fixed:
+            for row in rows:
+                self.centers[search.scores(self.centers).argmin()] = trials.archs[row]
 
     def _accepted(self, search: Search, archs: Archs) -> Rows:
         """The rows that may be proposed."""
@@ -265,37 +244,3 @@ def improvements(trials: Trials, alpha: float) -> Floats:
     """
     gains = trials.utilities - alpha
     return np.where(np.isfinite(trials.scores), gains, np.minimum(gains, 0.0))
-
-
-def read_init(source: Any, space: Space) -> Archs:
-    """Archs from an array, a list of strings, a file of them or a finished run; best first."""
-    if source is None:
-        return np.empty((0, space.d), space.dtype)
-    path = source if isinstance(source, str | Path) else None
-    if path is not None:
-        source = read_file(Path(path))
-    try:
-        archs = [space.arch(arch) for arch in source]
-    except (NasplugError, TypeError) as error:
-        # Of a file nothing is shown: another's run.json may name any file of the user's.
-        reason = f"{path} holds something that is no arch of {space.name}" if path else error
-        raise NasplugError(f"init: {reason}") from None
-    if not archs:
-        raise NasplugError("init: there are no archs in it")
-    return space.unique(np.array(archs))
-
-
-def read_file(path: Path) -> list[str]:
-    """The arch strings of a file, or of a finished run: its final centers, or what it selected."""
-    try:
-        if (path / CENTERS).is_file():
-            path = path / CENTERS
-        if not path.is_dir():
-            return [line for line in path.read_text().splitlines() if line.strip()]
-        selected = json.loads((path / "selection.json").read_text())
-        return [str(arch) for arch in selected["archs"]]
-    except (OSError, UnicodeDecodeError) as error:
-        fix = f"; `nasplug resume {path}` finishes a run" if path.is_dir() else ""
-        raise NasplugError(f"init: {path} cannot be read ({error}){fix}") from None
-    except (ValueError, KeyError, TypeError):
-        raise NasplugError(f"init: {path / 'selection.json'} lists no archs") from None

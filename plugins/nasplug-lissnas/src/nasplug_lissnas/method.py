@@ -58,7 +58,11 @@ class LISSNAS(Method):
     )
     initial = Float(0.4, low=0.01, high=1.0, doc="share of the budget for the random sample")
     rounds = Int(12, low=1, high=1000, doc="times to score archs of the pockets and fit again")
-    predictor = Source("xgboost", doc="xgboost, forest, mlp, or a fitted XGBoost model's file")
+    predictor = Source(
+        "xgboost",
+        doc="xgboost, forest, mlp; with what the space counts, xgboost+params+flops; or a fitted "
+        "XGBoost model's file",
+    )
     neighbors = Choice(
         "near", choices=("near", "random", "none", "all"),
         doc="of seeds: near ones; ablations: random archs, none (the best of a sample), "

@@ -27,7 +27,7 @@ class Shrinker(Method):
     """Spends the whole budget on a random sample; a subclass says in `shrink` what is left."""
 
     size = Int(350, low=1, high=100_000_000, log=True, tunable=False, doc="archs left at the end")
-    predictor = Source("xgboost", doc="xgboost, forest or mlp")
+    predictor = Source("xgboost", doc="xgboost, forest or mlp; xgboost+params+flops")
 
     def setup(self, search: Search) -> None:
         search.allows(search.region.sample(1, 0))  # refuses limits that it cannot keep to
