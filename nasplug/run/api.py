@@ -44,6 +44,7 @@ def search(
     evaluator: str | None = None,
     reward: str | None = None,
     report: str | None = None,
+    fidelity: tuple[int, int] | None = None,
     within: Region | Path | str | None = None,
     repeats: Literal["free", "count"] = "free",
     isomorphs: Literal["shared", "apart"] | None = None,
@@ -70,6 +71,10 @@ def search(
     data: images to train on, a torch Dataset of (image, label) pairs or a pair of those for
         training and validation; methods that train a supernet train it on them, the others
         train archs one by one.
+    fidelity: (low, high), between which an arch may be scored by methods such as "hyperband": the
+        epochs of training, or whatever an `evaluate` function that takes the trial makes of
+        ``trial.fidelity`` and ``trial.checkpoint`` (docs/fidelity.md). Other methods score at the
+        highest.
     budget: trials; a repeated arch is answered from the cache, and costs one only if
         ``repeats="count"``. `max_cost` and `max_seconds` end the search earlier, by the cost
         that the benchmark states and by the clock.
@@ -118,6 +123,7 @@ def search(
         on, space=space, evaluate=evaluate, data=data, direction=direction, evaluator=evaluator,
         reward=reward, report=report, seed=seed, scores_itself=hasattr(chosen, "evaluate"),
     )  # fmt: skip
+    problem.reach(fidelity)
     region = shrunk(problem.space, within) if isinstance(within, Path | str) else within
     run = make_search(problem, chosen, name, within=region, plugins=plugins, **options)
     prune = {True: "median", False: None}[prune] if isinstance(prune, bool) else prune
@@ -137,6 +143,7 @@ def search(
                 "evaluator": evaluator,
                 "reward": reward,
                 "report": report,
+                "fidelity": fidelity,
                 "scores": {
                     "problem": run.problem.name,  # a supernet method may score in its own way
                     "evaluator": run.problem.evaluator_name,
@@ -210,6 +217,7 @@ def resume(
         evaluator=run["evaluator"], reward=run["reward"], report=run["report"],
         seed=run["options"]["seed"], scores_itself=hasattr(chosen, "evaluate"),
     )  # fmt: skip
+    problem.reach(run["fidelity"])
     if problem.space.fingerprint != run["space"]["fingerprint"]:
         raise NasplugError(
             f"{run_dir} searched another space {run['space']['name']}: the decisions or their "
@@ -290,6 +298,8 @@ def _run(
         with bar(search, progress):
             selection = search.run()
         if directory is not None:
+            with suppress(OSError):  # it has something in it, or there is none
+                search.checkpoints.rmdir()
             end |= {
                 "stopped": search.stopped, "seconds": search.elapsed, "rounds": search.round,
                 "table": reports.write(selection, directory.path, replay.table),

@@ -32,7 +32,7 @@ from nasplug.kernel.tree import jsonable, read_arrays
 from nasplug.run.journal import FILE, Journal, Past
 from nasplug.run.secrets import command_line
 
-FORMAT = 5  # of the run directory; a directory of another format is refused
+FORMAT = 6  # of the run directory; a directory of another format is refused
 PATIENCE = 1.0  # seconds for which a lock may be held by somebody who only looks at it
 CHECKPOINTS = ("checkpoint.npz", "checkpoint.old.npz")  # the last two, the newest first
 
@@ -49,6 +49,7 @@ RUN: Schema = {
         "problem": (str,), "evaluator": (str,), "maximize": (bool,), "reward": (str,),
         "report": (str,),
     },
+    "fidelity": (list, NONE),
     "within": (bool,), "prune": (str, NONE), "workers": (str, NONE), "retries": (int,),
     "tracking": (bool,),
     "options": {

@@ -21,3 +21,11 @@ def register_methods(register):  # type: ignore[no-untyped-def]
         "reinforce", "nasplug_baselines.reinforce:Reinforce",
         "REINFORCE: a softmax per decision, learned by policy gradient with a moving baseline.",
     )  # fmt: skip
+    register(
+        "successive-halving", "nasplug_baselines.successive_halving:SuccessiveHalving",
+        "Successive halving: of many archs at a low fidelity the best go on to the next higher.",
+    )  # fmt: skip
+    register(
+        "hyperband", "nasplug_baselines.hyperband:Hyperband",
+        "Hyperband: successive halving from many archs at a low fidelity to few at the full one.",
+    )  # fmt: skip
