@@ -55,11 +55,13 @@ def checkpointed(trial: Trial, folder: Path | None) -> Iterator[None]:
 
 def _files(folder: Path, arch: str) -> list[Path]:
     """An arch's, the highest fidelity last."""
-    return sorted(folder.glob(f"{arch}-*-*"), key=_fidelity)
+    files = (file for file in folder.glob(f"{arch}-*-*") if file.is_file() and _fidelity(file))
+    return sorted(files, key=_fidelity)
 
 
 def _fidelity(file: Path) -> int:
-    return int(file.name.split("-")[1])
+    """From the name; 0 if it is somebody else's."""
+    return int(number) if (number := file.name.split("-")[1]).isdecimal() else 0
 
 
 def _below(folder: Path, arch: str, fidelity: int) -> Path | None:

@@ -135,6 +135,11 @@ class Problem:
         """(name, low, high) of what an arch may be scored at, such as epochs, if there is one."""
         return getattr(self.evaluator, "fidelity", None)
 
+    @property
+    def full(self) -> int:
+        """The highest fidelity, at which archs are scored if nothing is said; 0 without one."""
+        return self.fidelity[2] if self.fidelity else 0
+
     def reach(self, bounds: Sequence[int] | None) -> None:
         """Score at fidelities from low to high, if bounds are given."""
         if bounds is None:
@@ -161,7 +166,8 @@ class Problem:
 
     def score(self, archs: npt.ArrayLike) -> Trials:
         """(n, d) archs -> their trials by the evaluator, outside of any search."""
-        return self.scorer()(Trials(self.space, self.space.check(archs), self.maximize))
+        archs = self.space.check(archs)
+        return self.scorer()(Trials(self.space, archs, self.maximize, fidelities=self.full))
 
     def scorer(self) -> Callable[[Trials], Trials]:
         """What scores the trials that wait."""

@@ -180,9 +180,8 @@ class Search:
 
     @property
     def full(self) -> int:
-        """The highest fidelity, at which archs are scored if nothing is said; 0 without one."""
-        found = None if hasattr(self.method, "evaluate") else self.problem.fidelity
-        return found[2] if found else 0
+        """The problem's highest fidelity, unless it is the method that scores."""
+        return 0 if hasattr(self.method, "evaluate") else self.problem.full
 
     @cached_property
     def checkpoints(self) -> Path:

@@ -27,9 +27,8 @@ class Hyperband(Halving):
         self.begun = 0
 
     def bracket(self) -> tuple[int, int]:
-        s = self.top - self.begun % min(
-            self.brackets or self.top + 1, self.top + 1
-        )  # s_max, ..., 0
+        brackets = min(self.brackets or self.top + 1, self.top + 1)
+        s = self.top - self.begun % brackets  # s_max, s_max - 1, ...
         self.begun += 1
         n = -(-(self.top + 1) * self.eta**s // (s + 1))  # ⌈B/R · η^s / (s + 1)⌉
         return n, self.top - s

@@ -59,4 +59,4 @@ class SuccessiveHalving(Halving):
         for arch, score, fidelity in zip(trials.archs, scores, fidelities, strict=True):
             k, key = self.fidelities.index(fidelity), arch.tobytes()
             self.told[k][key] = score, arch
-            self.promoted.add((key, k - 1))  # as a search that goes on has not seen
+            self.promoted.add((key, k - 1))  # also where another process did
