@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -363,7 +364,19 @@ def test_training_goes_on_as_if_it_had_never_stopped(tmp_path):
     assert {file.name.split("-")[1] for file in files} == {"1"}, "what is in full needs none"
 
 
-# ---- the command line, and what is refused
+# ---- what the docs show, the command line, and what is refused
+
+
+def test_the_example_of_the_docs(tmp_path):
+    pytest.importorskip("torch")
+    text = (Path(__file__).parents[1] / "docs" / "fidelity.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", example], capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={**os.environ, "NASPLUG_RUNS": str(tmp_path / "runs")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "after 27 epochs" in done.stdout
 
 
 def test_the_command_line(capsys, tmp_path):
