@@ -1,7 +1,7 @@
 """What early stopping is worth: methods with a fidelity against random search that trains every
 arch in full, at equal trained epochs, on real trainings.
 
-    python benchmarks/fidelity.py [--seeds 5] [--epochs 63] [--full 9] [--on nb201/digits]
+    python benchmarks/fidelity.py [--seeds 5] [--epochs 63] [--full 9] [--on nb201:C=8,N=1/digits]
 
 The epochs that a trial was trained by itself count, so that what goes on from a checkpoint is
 charged for the rest alone. After each third of the epochs: what would have been selected, its
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=63, help="trained in a search")
     parser.add_argument("--full", type=int, default=9, help="epochs of a full training")
-    parser.add_argument("--on", default="nb201/digits")
+    parser.add_argument("--on", default="nb201:C=8,N=1/digits")
     arguments = parser.parse_args()
     on, full, epochs = arguments.on, arguments.full, arguments.epochs
     found: dict[str, list[dict[str, list[float]]]] = {method: [] for method in METHODS}

@@ -33,10 +33,11 @@ def checkpointed(trial: Trial, folder: Path | None) -> Iterator[None]:
             trial.checkpoint = Path(name) / "checkpoint"
             yield
         return
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     arch = hashlib.sha256(trial.arch.tobytes()).hexdigest()[:16]
-    for left in folder.glob(f"{arch}-{trial.fidelity}.*.part"):  # by who died before
-        left.unlink(missing_ok=True)
+    for left in folder.glob(f"{arch}-{trial.fidelity}[.-]*"):  # by who died before it was told
+        if left.is_file():
+            left.unlink()
     part = folder / f"{arch}-{trial.fidelity}.{os.getpid()}.part"
     before = _below(folder, arch, trial.fidelity)
     if before:

@@ -123,6 +123,8 @@ def search(
         on, space=space, evaluate=evaluate, data=data, direction=direction, evaluator=evaluator,
         reward=reward, report=report, seed=seed, scores_itself=hasattr(chosen, "evaluate"),
     )  # fmt: skip
+    if fidelity is not None and hasattr(chosen, "evaluate"):
+        raise NasplugError(f"{name} scores what it trains by itself: leave fidelity= away")
     problem.reach(fidelity)
     region = shrunk(problem.space, within) if isinstance(within, Path | str) else within
     run = make_search(problem, chosen, name, within=region, plugins=plugins, **options)

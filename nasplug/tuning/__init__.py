@@ -174,7 +174,7 @@ def tune(
             "tuned": list(hyperparameters.names),
             "fixed": hyperparameters.fixed,
             "budget": budget,
-            "fidelity": fidelity,
+            "fidelity": fidelity and list(fidelity),
             "within": probe.region.describe(),
             "constraints": list(constraints),
             "objectives": list(objectives),
