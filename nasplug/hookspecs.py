@@ -28,8 +28,9 @@ def sample_space(search: Search) -> Region | None:
 
 
 @hookspec(firstresult=True)
-def propose(search: Search, subspace: Region) -> Archs | Region:
-    """What to try there: (n, d) archs, or a region to treat as one relaxed network."""
+def propose(search: Search, subspace: Region) -> Archs | Trials | Region:
+    """What to try there: (n, d) archs, at fidelities ``search.candidates(archs, fidelities)``, or a
+    region to treat as one relaxed network."""
 
 
 @hookspec(firstresult=True)

@@ -45,6 +45,7 @@ SEARCH = (
 )  # fmt: skip
 RUN = (
     *SEARCH, "--config", "--repeats", "--max-cost", "--max-seconds", "--workers", "--retries",
+    "--fidelity",
 )  # fmt: skip
 TUNE = (
     *SEARCH, "--seeds", "--params", "--objectives", "--sampler", "--pruner", "--storage",

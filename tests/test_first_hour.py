@@ -275,6 +275,7 @@ OPTIONS = [
     "budget", "seed", "space", "evaluate", "data", "direction", "evaluator", "reward", "report",
     "within", "repeats", "isomorphs", "constraints", "max_cost", "max_seconds", "out", "plugins",
     "on", "method", "tournament", "population", "prune", "workers", "asynchronous", "retries",
+    "fidelity",
 ]  # fmt: skip
 
 
@@ -314,7 +315,9 @@ def acceptable(option, odd):
             return odd is None or odd == "5"
         case "prune":
             return odd is None or odd is False
-        case "within" | "evaluator" | "reward" | "report" | "isomorphs" | "on" | "data":
+        case (
+            "within" | "evaluator" | "reward" | "report" | "isomorphs" | "on" | "data" | "fidelity"
+        ):
             return odd is None
         case "out":
             return odd is None or isinstance(odd, bool | Path) or str(odd).strip() == odd
@@ -354,4 +357,5 @@ def test_every_method_is_tried_here():
         if name not in ("shrink-abs", "shrink-padnas", "shrink-nse")
     }
     oneshot = {"autospace", "darts", "pc-darts", "gdas", "ddsas", "ostr-darts", "spos", "proxyless"}
-    assert table - oneshot == set(SEARCHERS)
+    halving = {"successive-halving", "hyperband"}  # tests/test_fidelity.py
+    assert table - oneshot - halving == set(SEARCHERS)

@@ -84,6 +84,27 @@ def test_report_sees_every_epoch_and_prunes():
     assert (pruned["epochs"], pruned["pruned"], pruned["value"]) == (1, True, seen[0][1])
 
 
+def test_training_in_steps_is_training_in_one_go_to_the_last_bit(tmp_path):
+    """With drop-out, whose random state is torch's own, and augmentation, whose is the seed's."""
+
+    def fresh():
+        return torch.nn.Sequential(network(0), torch.nn.Dropout(0.2))
+
+    whole, data = fresh(), digits()
+    wanted = train(whole, data, epochs=4, seed=0)
+    for until, trained in ((1, 1), (3, 2), (4, 1)):
+        model = fresh()  # from the checkpoint alone
+        found = train(model, data, 4, seed=0, until=until, checkpoint=tmp_path / "checkpoint")
+        assert (found["epochs"], found["trained"]) == (until, trained)
+    assert found["value"] == wanted["value"]
+    assert found["report"] == wanted["report"]
+    for ours, theirs in zip(model.state_dict().values(), whole.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+    alone = fresh()
+    train(alone, data, epochs=3, seed=0)  # whose learning rate has fallen to 0 by then
+    assert not torch.equal(weights(alone), weights(whole))
+
+
 def test_divergence_is_an_error():
     with pytest.raises(FloatingPointError, match="loss is nan in epoch"):
         run(0, lr=1e30)

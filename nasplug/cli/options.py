@@ -28,6 +28,18 @@ seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_defaul
 track = click.option("--track/--no-track", default=True, help="Log to MLflow.", show_default=True)
 
 
+def parse_fidelity(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> tuple[int, ...] | None:
+    """``"1:27"`` -> (1, 27)."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(bound) for bound in text.split(":"))
+    except ValueError:
+        raise NasplugError(f"--fidelity reads LOW:HIGH, such as 1:27; got {text!r}") from None
+
+
 def problem_options(command: Command) -> Command:
     """What is searched and how archs are scored: the same for a search and for a study."""
     for option in reversed(
@@ -47,6 +59,11 @@ def problem_options(command: Command) -> Command:
             click.option("--reward", metavar="COLUMN", help="What the method maximizes."),
             click.option(
                 "--report", metavar="COLUMN", help="What is reported of the best, unseen by it."
+            ),
+            click.option(
+                "--fidelity", metavar="LOW:HIGH", callback=parse_fidelity,
+                help="Between how many epochs an arch is trained by a method such as hyperband; "
+                "others train for HIGH.",
             ),
             click.option(
                 "--constraint", "constraints", multiple=True, metavar="'flops<=300e6'",

@@ -101,15 +101,19 @@ def _journal(directory: RunDirectory, space: Space | None) -> Iterator[Check]:
             with closing(Journal(path, read=True)) as journal:
                 if space is not None:
                     past = journal.past(space, run["options"]["budget"])
-                    states, values = past.trials.states, past.trials.values
+                    trials = past.trials
+                    columns = trials.states, trials.values, trials.fidelities
                 else:
                     rows = journal.read()
-                    states = np.array([row.state for row in rows], np.int8)
-                    values = np.array([row.value for row in rows], float)
+                    columns = (
+                        np.array([row.state for row in rows], np.int8),
+                        np.array([row.value for row in rows], float),
+                        np.array([row.fidelity for row in rows], np.int64),
+                    )
         except NasplugError as error:
             yield Check("journal", "fail", str(error))
             return
-        yield Check("journal", "ok", _counted(states, values, run))
+        yield Check("journal", "ok", _counted(*columns, run))
     if space is not None and any((path / name).exists() for name in CHECKPOINTS):
         try:
             state = directory.load_checkpoint(
@@ -123,15 +127,20 @@ def _journal(directory: RunDirectory, space: Space | None) -> Iterator[Check]:
 
 
 def _counted(
-    states: npt.NDArray[np.int8], values: npt.NDArray[np.float64], run: dict[str, Any]
+    states: npt.NDArray[np.int8],
+    values: npt.NDArray[np.float64],
+    fidelities: npt.NDArray[np.int64],
+    run: dict[str, Any],
 ) -> str:
-    """How many trials there are, of which kind, and the best."""
+    """How many trials there are, of which kind, and the best at the highest fidelity."""
     said = [f"{(states > 0).sum()} trials of {run['options']['budget']}"]
     for state in (State.FAILED, State.PRUNED):
         if n := (states == state).sum():
             said.append(f"{n} {state.name.lower()}")
     best = np.nanmax if run["scores"]["maximize"] else np.nanmin
-    if len(complete := values[states == State.COMPLETE]):
+    done = states == State.COMPLETE
+    if done.any():
+        complete = values[done & (fidelities == fidelities[done].max())]
         said.append(f"best {run['scores']['reward']} {best(complete):.6g}")
     return ", ".join(said)
 

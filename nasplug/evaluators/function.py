@@ -8,12 +8,14 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nasplug.errors import NasplugError
+from nasplug.evaluators.checkpoints import checkpointed
 from nasplug.hookspecs import hookimpl
 from nasplug.kernel.problem import Evaluator
 from nasplug.kernel.search import Search
@@ -34,10 +36,14 @@ class FunctionEvaluator(Evaluator):
     The arch comes as {decision: choice}. The function returns a number, or a mapping with
     "value" and optionally "report", "cost" (seconds) and further numbers. If it raises, the
     trial has failed, with the error noted. Cost is the time it took unless it says otherwise.
+
+    With a fidelity it trains until ``trial.fidelity``, on from what is at ``trial.checkpoint`` if
+    that exists, and keeps there, as one file, what it has trained.
     """
 
     reward = "value"
     report = "report"
+    fidelity: tuple[str, int, int] | None = None
 
     def __init__(self, space: Space, function: Callable[..., Any], maximize: bool = True) -> None:
         if not callable(function):
@@ -52,6 +58,15 @@ class FunctionEvaluator(Evaluator):
     def reports(self) -> bool:
         """Whether it is given the trial, and so may report while it scores."""
         return bool(self.takes_trial)
+
+    def reach(self, low: int, high: int) -> None:
+        """Score at fidelities from low to high."""
+        if not self.takes_trial:
+            raise NasplugError(
+                "fidelity= is for a function that takes the trial, evaluate(arch, trial), and "
+                "trains until trial.fidelity"
+            )
+        self.fidelity = (self.fidelity[0] if self.fidelity else "fidelity", low, high)
 
     @hookimpl
     def evaluate(self, search: Search | None, candidates: Trials) -> Trials:
@@ -70,14 +85,8 @@ class FunctionEvaluator(Evaluator):
         start = time.perf_counter()
         state = State.COMPLETE
         try:
-            arch = trial.params
-            match self.takes_trial:
-                case "trial":
-                    answer = self.function(arch, trial=trial)
-                case 1:
-                    answer = self.function(arch, trial)
-                case _:
-                    answer = self.function(arch)
+            with checkpointed(trial, trials.checkpoints) if self.fidelity else nullcontext():
+                answer = self._call(trial)
             result = dict(answer) if isinstance(answer, Mapping) else {"value": answer}
             numbers = {str(name): _number(number) for name, number in result.items()}
             if "value" not in numbers:
@@ -104,6 +113,16 @@ class FunctionEvaluator(Evaluator):
             metrics=numbers,
             state=state,
         )
+
+    def _call(self, trial: Trial) -> Any:
+        arch = trial.params
+        match self.takes_trial:
+            case "trial":
+                return self.function(arch, trial=trial)
+            case 1:
+                return self.function(arch, trial)
+            case _:
+                return self.function(arch)
 
 
 def _number(answer: Any) -> float:

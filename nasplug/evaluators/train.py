@@ -26,9 +26,14 @@ class TrainEvaluator(FunctionEvaluator):
     data: a name that `nasplug.nn.load` knows, or images of the user's own; to their shape and
     classes the space is sized. The split and the training are fixed by the search's seed, so an
     arch has one value in a search. For spaces that build networks of images.
+
+    The fidelity are the epochs of one training, whose learning rate falls by a cosine to 0 at the
+    highest: an arch that was trained for less has stopped on the way there, and goes on from its
+    checkpoint as if it never had.
     """
 
     epochs: ClassVar[dict[str, int]] = {"digits": 5, "": 12}
+    fidelity: tuple[str, int, int]
     search: Search | None = None  # to which it says what it is doing
 
     def __init__(
@@ -50,6 +55,7 @@ class TrainEvaluator(FunctionEvaluator):
             space = self.images.size(space)
         self.space = space
         super().__init__(space, self._train)
+        self.fidelity = ("epochs", 1, self.epochs.get(self.name, self.epochs[""]))
         self.reward, self.report = reward or "val_acc", report or "test_acc"
         for wanted in (self.reward, self.report):
             if wanted not in ("val_acc", "test_acc"):
@@ -89,7 +95,7 @@ class TrainEvaluator(FunctionEvaluator):
 
     def _train(self, arch: dict[str, Any], trial: Trial) -> dict[str, Any]:
         def begin(epoch: int) -> None:
-            self._say(f"trial {trial.number}: epoch {epoch}/{epochs}")
+            self._say(f"trial {trial.number}: epoch {epoch}/{until}")
 
         def report(epoch: int, accuracy: float) -> bool:
             trial.report(accuracy, epoch)
@@ -97,9 +103,10 @@ class TrainEvaluator(FunctionEvaluator):
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = initialise(lambda: self.space.build(trial.arch), self.seed).to(device)
-        epochs = self.epochs.get(self.name, self.epochs[""])
+        _, _, epochs = self.fidelity
+        until = trial.fidelity
         result = train(
-            model, self.images, epochs, self.seed,
+            model, self.images, epochs, self.seed, until=until, checkpoint=trial.checkpoint,
             report=report if trial.pruner else None, begin=begin,
         )  # fmt: skip
         if result["pruned"]:
@@ -110,6 +117,7 @@ class TrainEvaluator(FunctionEvaluator):
             "report": scores[self.report],
             "cost": result["seconds"],
             "params": result["params"],
+            "trained_epochs": result["trained"],
             **self._flops(trial),
         }
 

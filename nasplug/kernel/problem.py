@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -15,6 +15,8 @@ from nasplug.kernel.space import Space
 from nasplug.kernel.subspace import Region
 from nasplug.kernel.trial import Trials
 
+LARGEST = 10**9  # fidelity
+
 
 class Evaluator(Protocol):
     """Scores candidates: a class registered by name, with a hook ``evaluate``.
@@ -25,7 +27,9 @@ class Evaluator(Protocol):
     no time, says ``free = True``; one that scores isomorphic archs differently says
     ``apart = True``: else one of them is scored, and the others have its score. One that may be
     asked for as ``NAME:OPTION`` has an attribute `option`, what that is, and takes ``option=``; it
-    is opened when it is named, whatever `data` says.
+    is opened when it is named, whatever `data` says. One that can score an arch for less, and go
+    on from there, says ``fidelity = (name, low, high)``, such as ``("epochs", 1, 12)``: it scores
+    each row up to its fidelity; `reach(low, high)` sets other bounds, or raises NasplugError.
     """
 
     maximize: bool
@@ -127,6 +131,30 @@ class Problem:
         return bool(getattr(self.evaluator, "free", False))
 
     @property
+    def fidelity(self) -> tuple[str, int, int] | None:
+        """(name, low, high) of what an arch may be scored at, such as epochs, if there is one."""
+        return getattr(self.evaluator, "fidelity", None)
+
+    @property
+    def full(self) -> int:
+        """The highest fidelity, at which archs are scored if nothing is said; 0 without one."""
+        return self.fidelity[2] if self.fidelity else 0
+
+    def reach(self, bounds: Sequence[int] | None) -> None:
+        """Score at fidelities from low to high, if bounds are given."""
+        if bounds is None:
+            return
+        whole = isinstance(bounds, tuple | list) and all(isinstance(x, int) for x in bounds)
+        if not (whole and len(bounds) == 2 and 1 <= bounds[0] <= bounds[1] < LARGEST):
+            raise NasplugError(f"fidelity is (low, high), as (1, 27) epochs; got {bounds!r}")
+        if not hasattr(self.evaluator, "reach"):
+            raise NasplugError(
+                f"{self.name} is scored by its {self.evaluator_name}, which has no fidelity: "
+                "leave fidelity= away"
+            )
+        self.evaluator.reach(*bounds)
+
+    @property
     def apart(self) -> bool:
         """Whether isomorphic archs have scores of their own, such as in a table of all archs."""
         return bool(getattr(self.evaluator, "apart", False))
@@ -138,7 +166,8 @@ class Problem:
 
     def score(self, archs: npt.ArrayLike) -> Trials:
         """(n, d) archs -> their trials by the evaluator, outside of any search."""
-        return self.scorer()(Trials(self.space, self.space.check(archs), self.maximize))
+        archs = self.space.check(archs)
+        return self.scorer()(Trials(self.space, archs, self.maximize, fidelities=self.full))
 
     def scorer(self) -> Callable[[Trials], Trials]:
         """What scores the trials that wait."""

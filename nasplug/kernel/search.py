@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import chain, count
 from numbers import Real
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -34,7 +37,8 @@ class Search:
     are known before a score), ``rng`` (all of a method's randomness), ``trials``, ``maximize``,
     ``remaining``, ``wanted`` and ``pending`` (how many archs, and which are out), ``round``,
     ``repeats``, ``keys(archs)``, ``seen(archs)``, ``scores(archs)``, ``allows(archs)``,
-    ``stop(reason)``, ``candidates(archs)``, and ``objectives``, if there are several.
+    ``stop(reason)``, ``candidates(archs, fidelities)``, ``fidelity``, and ``objectives``, if there
+    are several.
     """
 
     def __init__(
@@ -142,13 +146,13 @@ class Search:
         return bool(self.stopped)
 
     def seen(self, archs: Archs) -> npt.NDArray[np.bool_]:
-        """(n, d) -> (n,): which archs have been scored already."""
-        keys = self.keys(archs)
-        return np.fromiter((key in self.cache.numbers for key in keys), bool, len(keys))
+        """(n, d) -> (n,): which archs have been scored already, in full."""
+        keys, known = self.keys(archs), self.cache.numbers[self.full]
+        return np.fromiter((key in known for key in keys), bool, len(keys))
 
     def scores(self, archs: Archs) -> npt.NDArray[np.float64]:
-        """(n, d) archs that have been scored -> (n,) scores, as objectives are weighed now."""
-        numbers = [self.cache.numbers[key] for key in self.keys(archs)]
+        """(n, d) archs that were scored in full -> (n,) scores, as objectives are weighed now."""
+        numbers = [self.cache.numbers[self.full][key] for key in self.keys(archs)]
         return self.trials.select(np.array(numbers, np.intp)).scores
 
     def keys(self, archs: Archs) -> list[Any]:
@@ -169,6 +173,30 @@ class Search:
                     f"before a score, such as params and flops, not to {constraint}"
                 )
         return self.region.contains(archs)
+
+    @property
+    def fidelity(self) -> tuple[str, int, int]:
+        """(name, low, high) of the evaluator's; NasplugError if it has none."""
+        if (found := self.problem.fidelity) is None:
+            raise NasplugError(
+                f"{self.method_name} needs an evaluator with a fidelity, such as the epochs of "
+                f"training: {self.problem.name} has none. A function evaluate(arch, trial) that "
+                "trains until trial.fidelity has one by fidelity=(low, high)"
+            )
+        return found
+
+    @property
+    def full(self) -> int:
+        """The problem's highest fidelity, unless it is the method that scores."""
+        return 0 if hasattr(self.method, "evaluate") else self.problem.full
+
+    @cached_property
+    def checkpoints(self) -> Path:
+        """Where trials wait that may be trained on: in the run directory, or a temporary folder."""
+        if self.folder:
+            return self.folder.absolute() / "checkpoints"
+        self._temporary = TemporaryDirectory(prefix="nasplug-")  # deleted with this search
+        return Path(self._temporary.name)
 
     def stop(self, reason: str) -> None:
         """End the search after this round."""
@@ -198,12 +226,16 @@ class Search:
     def elapsed(self, seconds: float) -> None:
         self._start = time.perf_counter() - seconds
 
-    def candidates(self, archs: npt.ArrayLike) -> Trials:
-        """Archs -> trials that wait to be scored; what they are told is recorded."""
+    def candidates(self, archs: npt.ArrayLike, fidelities: npt.ArrayLike | None = None) -> Trials:
+        """Archs -> trials that wait to be scored, at the full fidelity unless others are given;
+        what they are told is recorded."""
         archs = np.atleast_2d(np.asarray(archs))
-        trials = Trials(self.space, archs, self.maximize, len(self.trials), self.round)
+        fidelities = self.full if fidelities is None else fidelities
+        trials = Trials(self.space, archs, self.maximize, len(self.trials), self.round, fidelities)
         trials.pruner, trials.on_tell = self.pruner, self.record
         trials.objectives = self.objectives
+        if self.full:
+            trials.checkpoints = self.checkpoints
         return trials
 
     def record(self, trials: Trials, rows: npt.NDArray[np.intp]) -> None:
@@ -226,11 +258,12 @@ class Search:
         for listener in self.listeners:
             listener(trials, rows)
 
-    def _candidates(self, proposal: Archs | Region) -> Trials | Region:
+    def _candidates(self, proposal: Archs | Trials | Region) -> Trials | Region:
         """What was proposed, checked: a method that leaves its region is an error."""
         if isinstance(proposal, Space | Subspace):
             return proposal.unlimited  # one network: what it selects is held to the constraints
-        archs = np.asarray(proposal)
+        given = proposal if isinstance(proposal, Trials) else None
+        archs = np.asarray(proposal if given is None else given.archs)
         if archs.ndim != 2 or archs.shape[1] != self.space.d:
             raise NasplugError(
                 f"{self.method_name}.propose must return (n, {self.space.d}) archs, "
@@ -242,7 +275,15 @@ class Search:
                 outside = archs[~inside][0].tolist()
                 raise NasplugError(f"{self.method_name}.propose left {whole.describe()}: {outside}")
             archs = archs[kept]
-        return self.candidates(archs.astype(self.space.dtype, copy=False))
+        archs = archs.astype(self.space.dtype, copy=False)
+        if given is None:
+            return self.candidates(archs)
+        name, low, high = self.problem.fidelity or ("fidelity", 0, 0)
+        if len(wrong := given.fidelities[(given.fidelities < low) | (given.fidelities > high)]):
+            raise NasplugError(
+                f"{self.method_name}.propose asks for {name} {wrong[0]}: {low} to {high} there are"
+            )
+        return self.candidates(archs, given.fidelities[kept])
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -310,7 +351,8 @@ class _Cache:
 
     def __init__(self, count: bool) -> None:
         self.count = count
-        self.numbers: dict[Any, int] = {}  # key of an arch -> the trial that scored it
+        # fidelity -> key of an arch -> the trial that scored it
+        self.numbers: dict[int, dict[Any, int]] = defaultdict(dict)
         self.gaps: Iterator[int] = iter(())  # numbers of trials that an interruption has lost
         self.unchanged = 0  # repeats that do not count, and rounds of nothing, since a new trial
 
@@ -340,15 +382,16 @@ class _Cache:
         numbers, room = [], search.remaining - len(search.out)
         repeats, sources = [], []
         self.unchanged += not len(candidates)
-        for row, key in enumerate(search.keys(candidates.archs)):
-            source = self.numbers.get(key)
+        keys, fidelities = search.keys(candidates.archs), candidates.fidelities.tolist()
+        for row, (key, fidelity) in enumerate(zip(keys, fidelities, strict=True)):
+            source = self.numbers[fidelity].get(key)
             if (source is None or self.count) and not room:
                 candidates.truncate(row)
                 break
             number = next(fresh) if source is None or self.count else -1
             numbers.append(number)
             if source is None:
-                self.numbers[key] = number
+                self.numbers[fidelity][key] = number
             else:
                 repeats.append(row)
                 sources.append(source)
@@ -361,5 +404,5 @@ class _Cache:
         return repeats, sources
 
     def exhausted(self, search: Search) -> bool:
-        everything = not self.count and len(self.numbers) >= search.region.size
+        everything = not self.count and len(self.numbers[search.full]) >= search.region.size
         return everything or self.unchanged >= PATIENCE

@@ -65,10 +65,12 @@ class Selection:
     def ranked(self, n: int = 10) -> list[Trial]:
         """The first n selected archs as trials (without a number if one was never scored).
 
-        An arch that a supernet has scored after several epochs is the last of these trials.
+        Of an arch that was scored at several fidelities, the highest of these; of one that a
+        supernet has scored after several epochs, the last.
         """
         trials = self.search.trials
         rows = np.flatnonzero(~trials.repeats)
+        rows = rows[np.argsort(trials.fidelities[rows], kind="stable")]
         last = dict(zip(self.search.keys(trials.archs[rows]), rows.tolist(), strict=True))
         found = []
         for arch in self.archs[:n]:
@@ -111,11 +113,11 @@ class Selection:
 
 
 def best_trials(trials: Trials, n: int) -> Archs:
-    """(<= n, d) the distinct archs with the best scores; of several objectives those of the front,
-    the knee first, then others."""
+    """(<= n, d) the distinct archs with the best scores at the highest fidelity; of several
+    objectives those of the front, the knee first, then others."""
     if not len(trials):
         raise NasplugError("no trial was made: give the search more time, or loosen its limits")
-    scores = trials.scores if trials.objectives is None else trials.objectives.final(trials)
+    scores = trials.ranks if trials.objectives is None else trials.objectives.final(trials)
     order = np.argsort(-scores, kind="stable")
     order = order[np.isfinite(scores[order])]
     if not len(order):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,7 @@ class Trials:
     states: see `State`.
     numbers: trial numbers; -1 for a repeat that does not count as a trial.
     rounds: the round of the search loop that proposed it.
+    fidelities: up to which it is scored, such as epochs; 0 where the evaluator has none.
     repeats: the arch had been scored before, and was answered from the cache.
     feasible: it keeps to the search's constraints.
     metrics: whatever else was measured, a column per name.
@@ -46,15 +48,23 @@ class Trials:
 
     maximize: the direction of `values`. objectives: several, if `values` is not all that counts
     (`nasplug.run.objectives`). pruner: what a trial's ``should_prune()`` asks.
+    checkpoints: the folder of what waits to be trained on, if there is one.
     on_tell: called with the table and the rows that have just been told.
     """
 
     columns = (
-        "archs", "values", "reports", "costs", "states", "numbers", "rounds", "repeats", "feasible",
+        "archs", "values", "reports", "costs", "states", "numbers", "rounds", "fidelities",
+        "repeats", "feasible",
     )  # fmt: skip
 
     def __init__(
-        self, space: Space, archs: Archs, maximize: bool = True, first: int = 0, round: int = 0
+        self,
+        space: Space,
+        archs: Archs,
+        maximize: bool = True,
+        first: int = 0,
+        round: int = 0,
+        fidelities: npt.ArrayLike = 0,
     ) -> None:
         n = len(archs)
         self.space, self.maximize = space, maximize
@@ -63,12 +73,14 @@ class Trials:
         self.states = np.zeros(n, dtype=np.int8)
         self.numbers = np.arange(first, first + n)
         self.rounds = np.full(n, round)
+        self.fidelities = np.full(n, fidelities, dtype=np.int64)
         self.repeats = np.zeros(n, dtype=bool)
         self.feasible = np.ones(n, dtype=bool)
         self.metrics: dict[str, Column] = {}
         self.notes: dict[int, dict[str, Any]] = {}
         self.objectives: Any = None
         self.pruner: Callable[[Trial], bool] | None = None
+        self.checkpoints: Path | None = None
         self.on_tell: Callable[[Trials, Rows], None] | None = None
 
     @property
@@ -91,6 +103,17 @@ class Trials:
         utilities = self.utilities
         good = (self.states == State.COMPLETE.value) & self.feasible & np.isfinite(utilities)
         return np.where(good, utilities, -np.inf)
+
+    @property
+    def ranks(self) -> npt.NDArray[np.float64]:
+        """By what is selected: the scores, or, if fidelities differ, numbers that are higher for a
+        higher fidelity and then for a higher score; -inf as the scores."""
+        scores = self.scores
+        good = np.isfinite(scores)
+        if len(np.unique(self.fidelities[good])) > 1:
+            pairs = np.stack([self.fidelities[good], scores[good]])
+            scores[good] = np.unique(pairs, axis=1, return_inverse=True)[1].ravel()
+        return scores
 
     @property
     def scored(self) -> tuple[Archs, npt.NDArray[np.float64]]:
@@ -190,6 +213,7 @@ class Trials:
             cost=float(self.costs[row]),
             state=State(int(self.states[row])),
             round=int(self.rounds[row]),
+            fidelity=int(self.fidelities[row]),
             metrics={name: float(column[row]) for name, column in self.metrics.items()},
             user_attrs=dict(self.notes.get(row, {})),
         )
@@ -209,6 +233,8 @@ class Trials:
             "report": self.reports[rows].tolist(),
             "cost": self.costs[rows].tolist(),
         }
+        if self.fidelities.any():
+            table["fidelity"] = self.fidelities[rows].tolist()
         for name, column in self.metrics.items():
             table.setdefault(name, column[rows].tolist())
         for i, (name, choices) in enumerate(self.space.decisions.items()):
@@ -267,7 +293,8 @@ class Trial:
     """One scored arch, as Optuna would show it.
 
     While it is being scored, an evaluator that trains may ``report(value, step)`` and ask
-    ``should_prune()``.
+    ``should_prune()``. One that has a fidelity trains until `fidelity`, and keeps what it has
+    trained in `checkpoint`: if that is there, it is this arch's at a lower fidelity, to go on from.
     """
 
     number: int
@@ -278,6 +305,8 @@ class Trial:
     cost: float = np.nan
     state: State = State.WAITING
     round: int = 0
+    fidelity: int = 0
+    checkpoint: Path | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     user_attrs: dict[str, Any] = field(default_factory=dict)
     pruner: Callable[[Trial], bool] | None = field(default=None, repr=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -42,6 +43,8 @@ def train(
     epochs: int,
     seed: int,
     *,
+    until: int | None = None,
+    checkpoint: Path | None = None,
     batch_size: int = 64,
     lr: float = 0.1,
     weight_decay: float = 5e-4,
@@ -51,12 +54,16 @@ def train(
 ) -> dict[str, Any]:
     """Train `model` in place by SGD with Nesterov momentum and a cosine schedule to 0.
 
-    Returns ``value`` and ``report`` (validation and test accuracy, %), ``params``,
-    ``epochs`` trained, ``pruned`` and ``seconds``. ``begin(epoch)`` is called before every epoch,
-    ``report(epoch, accuracy)`` after it, and prunes by returning True. The same seed, model
-    weights and `threads` give the same result to the last bit: a sum depends on how many threads
-    share it, so their number is set here, and one is fastest for small networks. Raises
-    FloatingPointError when the loss is no longer finite.
+    With `until` it stops after so many of the `epochs` of the schedule, and leaves all that it
+    needs to go on in `checkpoint`; if that is there, it goes on from it. In steps or in one go, the
+    result is the same to the last bit.
+
+    Returns ``value`` and ``report`` (validation and test accuracy, %), ``params``, ``epochs``
+    (reached), ``trained`` (of these, now), ``pruned`` and ``seconds``. ``begin(epoch)`` is called
+    before every epoch, ``report(epoch, accuracy)`` after it, and prunes by returning True. The same
+    seed, model weights and `threads` give the same result to the last bit: a sum depends on how
+    many threads share it, so their number is set here, and one is fastest for small networks.
+    Raises FloatingPointError when the loss is no longer finite.
     """
     start = time.perf_counter()
     device = next(model.parameters()).device
@@ -67,10 +74,13 @@ def train(
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * steps)
     generator = torch.Generator().manual_seed(seed)
-    epoch, pruned = 0, False
+    until, epoch, pruned = epochs if until is None else min(until, epochs), 0, False
     with fixed_threads(threads), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        while epoch < epochs and not pruned:
+        if checkpoint and checkpoint.exists():
+            epoch = _load(checkpoint, generator, model, optimiser, schedule)
+        first = epoch
+        while epoch < until and not pruned:
             if begin:
                 begin(epoch + 1)
             model.train()
@@ -87,15 +97,38 @@ def train(
             epoch += 1
             if report:
                 pruned = bool(report(epoch, accuracy(model, data, data.val)))
+        if checkpoint and epoch < epochs:
+            _save(checkpoint, epoch, generator, model, optimiser, schedule)
         value, test = (accuracy(model, data, part) for part in (data.val, data.test))
     return {
         "value": value,
         "report": test,
         "params": sum(p.numel() for p in model.parameters()),
         "epochs": epoch,
+        "trained": epoch - first,
         "pruned": pruned,
         "seconds": time.perf_counter() - start,
     }
+
+
+def _save(file: Path, epoch: int, generator: torch.Generator, *parts: Any) -> None:
+    """All that an epoch depends on: weights, optimiser, schedule, random states."""
+    states = [part.state_dict() for part in parts]
+    random = [generator.get_state(), torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+    torch.save({"epoch": epoch, "states": states, "random": random}, file)
+
+
+def _load(file: Path, generator: torch.Generator, *parts: Any) -> int:
+    """Go on from what `_save` has kept; the epoch."""
+    kept = torch.load(file, map_location="cpu", weights_only=True)
+    for part, state in zip(parts, kept["states"], strict=True):
+        part.load_state_dict(state)
+    own, cpu, *cuda = kept["random"]
+    generator.set_state(own)
+    torch.set_rng_state(cpu)
+    for device, state in enumerate(cuda[: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(state, device)
+    return int(kept["epoch"])
 
 
 @contextmanager

@@ -46,6 +46,7 @@ def search(
     evaluator: str | None = None,
     reward: str | None = None,
     report: str | None = None,
+    fidelity: tuple[int, int] | None = None,
     within: Region | Path | str | None = None,
     repeats: Literal["free", "count"] = "free",
     isomorphs: Literal["shared", "apart"] | None = None,
@@ -75,6 +76,10 @@ def search(
     data: images to train on, a torch Dataset of (image, label) pairs or a pair of those for
         training and validation; methods that train a supernet train it on them, the others
         train archs one by one.
+    fidelity: (low, high), between which an arch may be scored by methods such as "hyperband": the
+        epochs of training, or whatever an `evaluate` function that takes the trial makes of
+        ``trial.fidelity`` and ``trial.checkpoint`` (docs/fidelity.md). Other methods score at the
+        highest.
     budget: trials; a repeated arch is answered from the cache, and costs one only if
         ``repeats="count"``. `max_cost` and `max_seconds` end the search earlier, by the cost
         that the benchmark states and by the clock.
@@ -131,6 +136,9 @@ def search(
         on, space=space, evaluate=evaluate, data=data, direction=direction, evaluator=evaluator,
         reward=reward, report=report, seed=seed, scores_itself=hasattr(chosen, "evaluate"),
     )  # fmt: skip
+    if fidelity is not None and hasattr(chosen, "evaluate"):
+        raise NasplugError(f"{name} scores what it trains by itself: leave fidelity= away")
+    problem.reach(fidelity)
     region = shrunk(problem.space, within) if isinstance(within, Path | str) else within
     first = None
     if init is not None:
@@ -154,6 +162,7 @@ def search(
                 "evaluator": evaluator,
                 "reward": reward,
                 "report": report,
+                "fidelity": fidelity,
                 "scores": {
                     "problem": run.problem.name,  # a supernet method may score in its own way
                     "evaluator": run.problem.evaluator_name,
@@ -229,6 +238,7 @@ def resume(
         evaluator=run["evaluator"], reward=run["reward"], report=run["report"],
         seed=run["options"]["seed"], scores_itself=hasattr(chosen, "evaluate"),
     )  # fmt: skip
+    problem.reach(run["fidelity"])
     if problem.space.fingerprint != run["space"]["fingerprint"]:
         raise NasplugError(
             f"{run_dir} searched another space {run['space']['name']}: the decisions or their "
@@ -327,6 +337,8 @@ def _run(
         with bar(search, progress):
             selection = search.run()
         if directory is not None:
+            with suppress(OSError):  # it has something in it, or there is none
+                search.checkpoints.rmdir()
             end |= {
                 "stopped": search.stopped, "seconds": search.elapsed, "rounds": search.round,
                 "table": reports.write(selection, directory.path, replay.table),

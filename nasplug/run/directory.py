@@ -49,7 +49,7 @@ RUN: Schema = {
         "problem": (str,), "evaluator": (str,), "maximize": (bool,), "reward": (str,),
         "report": (str,),
     },
-    "within": (bool,), "init": (str, NONE), "first": (list, NONE),
+    "fidelity": (list, NONE), "init": (str, NONE), "first": (list, NONE), "within": (bool,),
     "prune": (str, NONE), "workers": (str, NONE), "retries": (int,), "tracking": (bool,),
     "options": {
         "budget": NUMBER, "seed": (int,), "repeats": (str,), "isomorphs": (str, NONE),

@@ -16,6 +16,7 @@ from nasplug.kernel.registry import registry
 from nasplug.kernel.search import Search
 from nasplug.kernel.selection import best_trials
 from nasplug.kernel.space import Archs, Space
+from nasplug.kernel.trial import Trials
 
 POOL = 100  # random archs that an evaluator, such as a proxy, ranks
 FIRST = 10  # of them that are tried first
@@ -56,8 +57,14 @@ class Init:
 
     @hookimpl(wrapper=True)
     def propose(self, search: Search) -> Generator[None, Archs, Archs]:
-        archs = yield
-        return archs if search.round else np.concatenate([self.archs, archs[len(self.archs) :]])
+        proposed = yield
+        if search.round:
+            return proposed
+        if isinstance(proposed, Trials):
+            raise NasplugError(
+                f"init: {search.method_name} tries its archs at fidelities of its own"
+            )
+        return np.concatenate([self.archs, proposed[len(self.archs) :]])
 
 
 def best_of_pool(problem: Problem, search: Search) -> Archs:

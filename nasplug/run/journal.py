@@ -25,14 +25,14 @@ from nasplug.kernel.trial import History, State, Trials
 FILE = "journal.sqlite"
 TABLE = """trials (
     number INTEGER PRIMARY KEY, round INTEGER, arch BLOB, value REAL, report REAL, cost REAL,
-    state INTEGER, repeat INTEGER, feasible INTEGER, elapsed REAL, metrics TEXT, notes TEXT,
-    checksum INTEGER
+    state INTEGER, fidelity INTEGER, repeat INTEGER, feasible INTEGER, elapsed REAL, metrics TEXT,
+    notes TEXT, checksum INTEGER
 ) STRICT"""
-INSERT = "INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT = "INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 REPLACE = INSERT.replace("INSERT", "INSERT OR REPLACE")
 SELECT = "SELECT * FROM trials WHERE number > ? ORDER BY number LIMIT ?"
 LAST = "SELECT * FROM trials ORDER BY number DESC LIMIT 1"
-PLAIN = struct.Struct("<5q4d")  # what is no blob and no text in a row
+PLAIN = struct.Struct("<6q4d")  # what is no blob and no text in a row
 NAN = math.nan
 BLOCK = 10_000  # rows that are read at a time
 
@@ -47,6 +47,7 @@ class Row(NamedTuple):
     report: float | None
     cost: float | None
     state: int
+    fidelity: int
     repeat: int
     feasible: int
     elapsed: float
@@ -101,6 +102,7 @@ class Journal:
             [arch.tobytes() for arch in trials.archs[at]],
             *(_nullable(c[at]) for c in (trials.values, trials.reports, trials.costs)),
             trials.states[at].tolist(),
+            trials.fidelities[at].tolist(),
             trials.repeats[at].tolist(),
             trials.feasible[at].tolist(),
             [elapsed] * len(rows),
@@ -173,7 +175,7 @@ class Journal:
                             "put a copy of the file back, or search anew"
                         )
                     number = row[0]
-                    rows.append(Row._make((*row[:10], *map(_mapping, row[10:12]), row[12])))
+                    rows.append(Row._make((*row[:11], *map(_mapping, row[11:13]), row[13])))
                 yield rows
         except (sqlite3.Error, struct.error, TypeError, ValueError, RecursionError) as error:
             raise NasplugError(f"the journal {self.file} cannot be read: {error}") from None
@@ -181,9 +183,10 @@ class Journal:
 
 def checksum(row: Sequence[Any]) -> int:
     """Of the columns of a row before this one."""
-    number, round, arch, value, report, cost, state, repeat, feasible, elapsed, metrics, notes = row
+    (number, round, arch, value, report, cost, state, fidelity, repeat, feasible, elapsed, metrics,
+     notes) = row  # fmt: skip
     numbers = PLAIN.pack(
-        number, round, state, repeat, feasible, NAN if value is None else value,
+        number, round, state, fidelity, repeat, feasible, NAN if value is None else value,
         NAN if report is None else report, NAN if cost is None else cost, elapsed,
     )  # fmt: skip
     return zlib.crc32(numbers + arch + f"{metrics} {notes}".encode())
@@ -199,8 +202,8 @@ def _mapping(text: str | None) -> dict[str, Any]:
 
 def _batch(rows: Sequence[Row], space: Space) -> Trials:
     """Some rows in columns."""
-    (numbers, rounds, archs, values, reports, costs, states, repeats, feasible, _, metrics, notes,
-     _) = zip(*rows, strict=True)  # fmt: skip
+    (numbers, rounds, archs, values, reports, costs, states, fidelities, repeats, feasible, _,
+     metrics, notes, _) = zip(*rows, strict=True)  # fmt: skip
     if {len(arch) for arch in archs} != {space.d * space.dtype.itemsize}:
         raise ValueError(f"its archs have not the {space.d} decisions of {space.name}")
     if not set(states) <= {State.COMPLETE, State.PRUNED, State.FAILED}:
@@ -211,6 +214,7 @@ def _batch(rows: Sequence[Row], space: Space) -> Trials:
     batch.numbers, batch.rounds = np.array(numbers), np.array(rounds)
     batch.values, batch.reports, batch.costs = np.array([values, reports, costs], dtype=float)
     batch.states = np.array(states, dtype=np.int8)
+    batch.fidelities = np.array(fidelities)
     batch.repeats, batch.feasible = np.array([repeats, feasible], dtype=bool)
     for name in dict.fromkeys(name for one in metrics for name in one):
         batch.metrics[name] = np.array([one.get(name, np.nan) for one in metrics], dtype=float)

@@ -139,9 +139,10 @@ class Objectives:
         return points[is_nondominated(-points)] if len(points) else points
 
     def _eligible(self, trials: Trials) -> Rows:
-        """Rows that may be on the front."""
+        """Rows that may be on the front, all of them of the highest fidelity."""
         good = (trials.states == State.COMPLETE) & trials.feasible & ~trials.repeats
-        return np.flatnonzero(good & np.isfinite(self.points(trials)).all(1))
+        good &= np.isfinite(self.points(trials)).all(1)
+        return np.flatnonzero(good & (trials.fidelities == trials.fidelities[good].max(initial=0)))
 
     # ---- what comes of it
 

@@ -146,7 +146,14 @@ _known: dict[str, tuple[Problem, Callable[[Trials], Trials]]] = {}
 
 
 def score(
-    key: str, problem: bytes | str, arch: bytes, number: int, round: int, pruner: bytes
+    key: str,
+    problem: bytes | str,
+    arch: bytes,
+    number: int,
+    round: int,
+    fidelity: int,
+    checkpoints: Path | None,
+    pruner: bytes,
 ) -> Score:
     """Score one arch. The problem comes pickled, or as the file that holds it: by the search that
     this process works for, and nobody else."""
@@ -158,8 +165,8 @@ def score(
             _known[key] = opened, opened.scorer()
         opened, scorer = _known[key]
         archs = np.frombuffer(arch, opened.space.dtype)[None]
-        trials = Trials(opened.space, archs, opened.maximize, number, round)
-        trials.pruner = pickle.loads(pruner)
+        trials = Trials(opened.space, archs, opened.maximize, number, round, fidelity)
+        trials.checkpoints, trials.pruner = checkpoints, pickle.loads(pruner)
         scorer(trials)
     except Exception as error:  # here, since it may be of a class that cannot travel
         said = {"error": f"{type(error).__name__}: {error}"}
@@ -244,7 +251,8 @@ class Parallel:
         job.attempts += 1
         trials, row = job.trials, job.row
         arch, number = trials.archs[row].tobytes(), int(trials.numbers[row])
-        what = (self.key, self.problem, arch, number, self.search.round, pruner)
+        at = (int(trials.fidelities[row]), trials.checkpoints)
+        what = (self.key, self.problem, arch, number, self.search.round, *at, pruner)
         try:
             future = self.executors[job.worker].submit(score, *what)
         except BrokenExecutor:  # it has died while it had nothing to do

@@ -50,15 +50,17 @@ def bar(search: Search, show: bool | None = None) -> Iterator[None]:
             f"{search.method_name} on {search.problem.name}", total=search.budget, best=""
         )
         progress.advance(task, 0)  # from now on, for the estimate
-        best, failed = -np.inf, 0
+        best, failed = (0, -np.inf), 0  # at the highest fidelity
 
         def advance(trials: Trials, rows: npt.NDArray[np.intp]) -> None:
             nonlocal best, failed
-            scores = trials.scores[rows]
-            best = max(best, float(scores.max()))
+            scores, fidelities = trials.scores[rows], trials.fidelities[rows]
+            good = np.isfinite(scores)
+            told = zip(fidelities[good].tolist(), scores[good].tolist(), strict=True)
+            best = max([best, *told])
             failed += int((trials.states[rows] == State.FAILED).sum())
-            value = best if search.maximize else -best
-            text = f"best {value:.4g}" if np.isfinite(best) else ""
+            value = best[1] if search.maximize else -best[1]
+            text = f"best {value:.4g}" if np.isfinite(value) else ""
             progress.update(
                 task,
                 completed=search.finished,

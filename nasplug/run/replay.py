@@ -15,7 +15,6 @@ import numpy.typing as npt
 from nasplug.errors import NasplugError
 from nasplug.hookspecs import hookimpl
 from nasplug.kernel.search import Search
-from nasplug.kernel.space import Archs
 from nasplug.kernel.subspace import Region
 from nasplug.kernel.trial import Trials
 from nasplug.run.directory import FINISHED, RunDirectory, misfit
@@ -42,6 +41,7 @@ class Replay:
         finished = status.get("state") == "finished" and not misfit(status, FINISHED)
         self._end = status if finished else None
         self._appended = False  # something that was scored now is in the journal
+        search.folder = directory.path
         if search.asynchronous:
             self._take_up()
         elif state := directory.load_checkpoint(lambda state: directory.fits(state, self._past)):
@@ -50,7 +50,6 @@ class Replay:
         # Until then no clock: what was scored is kept, however long it takes to replay.
         self._max_seconds, search.max_seconds = search.max_seconds, None
         self._go_on()
-        search.folder = directory.path
         search.listeners.insert(0, self._write)
         search.pm.register(self, "journal")
 
@@ -66,7 +65,7 @@ class Replay:
             rows = rows[self._known(candidates.numbers[rows])]
             if len(rows):
                 numbers = candidates.numbers[rows]
-                self._check(candidates.archs[rows], numbers)
+                self._check(candidates.select(rows), numbers)
                 self._answering = True
                 self._tell(candidates, rows, numbers)
                 self._answering = False
@@ -107,10 +106,11 @@ class Replay:
     def _restore(self, numbers: Rows) -> Trials:
         """Take over these trials."""
         search, past = self.search, self._past.trials
-        trials = search.candidates(past.archs[numbers])
+        trials = search.candidates(past.archs[numbers], past.fidelities[numbers])
         trials.numbers, trials.rounds = numbers, past.rounds[numbers]
-        for number, key in zip(numbers.tolist(), search.keys(trials.archs), strict=True):
-            search.cache.numbers.setdefault(key, number)
+        keys, fidelities = search.keys(trials.archs), trials.fidelities.tolist()
+        for number, key, fidelity in zip(numbers.tolist(), keys, fidelities, strict=True):
+            search.cache.numbers[fidelity].setdefault(key, number)
         self._tell(trials, np.arange(len(numbers)), numbers)
         return trials
 
@@ -132,12 +132,15 @@ class Replay:
         known[known] = self._open[numbers[known]]
         return known
 
-    def _check(self, archs: Archs, numbers: Rows) -> None:
-        same = (archs == self._past.trials.archs[numbers]).all(axis=1)
+    def _check(self, trials: Trials, numbers: Rows) -> None:
+        past = self._past.trials
+        same = (trials.archs == past.archs[numbers]).all(axis=1)
+        same &= trials.fidelities == past.fidelities[numbers]
         if not same.all():
             raise NasplugError(
                 f"{self.directory.path} does not replay: trial {numbers[np.argmin(same)]} was "
-                "another arch. The method, its version or its inputs have changed"
+                "another arch or at another fidelity. The method, its version or its inputs have "
+                "changed"
             )
 
     def _tell(self, trials: Trials, rows: Rows, numbers: Rows) -> None:

@@ -113,11 +113,13 @@ def table(selection: Selection, n: int = 5) -> list[dict[str, Any]]:
     go by their own names."""
     search = selection.search
     reward, report = search.problem.reward, search.problem.report
+    several = len(set(search.trials.fidelities.tolist())) > 1
     rows = []
     for rank, trial in enumerate(selection.ranked(n), start=1):
         row: dict[str, Any] = {
             "rank": rank,
             "trial": trial.number if trial.number >= 0 else None,
+            **({search.problem.fidelity[0]: trial.fidelity} if several else {}),
             reward: _number(trial.value),
             report: _number(trial.report_value),
         }
@@ -134,7 +136,7 @@ def draw_curve(selection: Selection, figure: Figure) -> None:
     search, trials = selection.search, selection.search.trials
     x = np.arange(1, len(trials) + 1)
     values = np.where(trials.states == State.FAILED, np.nan, trials.values)
-    incumbent = _incumbents(trials.scores)
+    incumbent = _incumbents(trials.ranks)
     known = incumbent >= 0
     best = trials.values[incumbent]
     reward, report = search.problem.reward, search.problem.report
@@ -143,7 +145,12 @@ def draw_curve(selection: Selection, figure: Figure) -> None:
     if len(shown) > DOTS:
         shown = np.random.default_rng(0).choice(shown, DOTS, replace=False)
     size = float(np.clip(4000 / max(1, len(shown)), 3, 20))
-    ax.scatter(x[shown], values[shown], s=size, color=GRAY, alpha=0.6, linewidths=0, label="trial")
+    full = trials.fidelities[shown] == search.full
+    ax.scatter(
+        x[shown], values[shown], s=size, color=GRAY, linewidths=0,
+        alpha=np.where(full, 0.6, 0.25),  # type: ignore[arg-type]  # which takes one for each
+        label="trial" if full.all() else f"trial, pale below {search.full} {search.fidelity[0]}",
+    )  # fmt: skip
     lines = [*ax.step(x[known], best[known], where="post", color=BLUE, lw=2, label="best so far")]
     ax.set(xlabel="trials", ylabel=reward, xlim=(0, len(trials) + 1))
     if len(trials) > DOTS:
@@ -238,13 +245,13 @@ def _draw_best(selection: Selection, draw: Callable[..., None], figure: Figure) 
     ax.set_title("\n".join([where, ", ".join(words)]), fontsize=10)
 
 
-def _incumbents(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+def _incumbents(ranks: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
     """(n,) the trial that was best at each moment; -1 before the first good one."""
-    if not len(scores):
+    if not len(ranks):
         return np.empty(0, dtype=np.intp)
-    best = np.maximum.accumulate(scores)
+    best = np.maximum.accumulate(ranks)
     better = np.append(np.isfinite(best[:1]), best[1:] > best[:-1])
-    return np.maximum.accumulate(np.where(better, np.arange(len(scores)), -1))
+    return np.maximum.accumulate(np.where(better, np.arange(len(ranks)), -1))
 
 
 def _limits(
@@ -320,6 +327,7 @@ def _described(trial: Trial) -> dict[str, Any]:
         "value": _number(trial.value),
         "report": _number(trial.report_value),
         "cost": _number(trial.cost),
+        "fidelity": trial.fidelity,
         "metrics": {name: _number(x) for name, x in trial.metrics.items()},
         "params": {name: _plain(choice) for name, choice in trial.params.items()},
     }

@@ -60,7 +60,7 @@ NOTHING_SENT: dict[str, Any] = {  # tracking.json at first
     "trials": 0,  # in MLflow
     "sent": 0,  # in MLflow without a gap: the trials with numbers below this one
     "failed": 0,  # among those
-    "best": None,  # the incumbent: [number, value, report]
+    "best": None,  # the incumbent: [number, value, report, fidelity]
     "described": False,
     "offset": 0,  # of a study: in MLflow is searches.jsonl up to here
     "ended": None,  # the status.json that MLflow has heard of
@@ -233,9 +233,9 @@ class Sender:
                 points["failed"] = failed
             elif (
                 row.state == State.COMPLETE and row.feasible and row.value is not None
-                and (best is None or sign * row.value > sign * best[1])
+                and (best is None or (row.fidelity, sign * row.value) > (best[3], sign * best[1]))
             ):  # fmt: skip
-                best = [row.number, row.value, row.report]
+                best = [row.number, row.value, row.report, row.fidelity]
                 points |= _finite(best_value=row.value, best_report=row.report)
             metrics += self._metrics(points, row)
         if rows:
@@ -252,7 +252,7 @@ class Sender:
         finished = status["state"] == "finished"
         selected = read_json(self.path / "selection.json").get("best", {}) if finished else {}
         if last:
-            _, value, report = self._notes["best"] or (None, None, None)
+            _, value, report, _ = self._notes["best"] or (None, None, None, None)
             points = _finite(
                 best_value=value, best_report=report, trials=self._notes["trials"],
                 seconds=last.elapsed, **self._winner() if finished else {},
@@ -267,6 +267,7 @@ class Sender:
         ranked = read_json(self.path / "selection.json").get("ranked") or [{}]
         known = {"metrics": {}, **ranked[0]}
         plain = {name: known.get(name) for name in ("value", "report", "cost")}
+        plain["fidelity"] = known.get("fidelity") or None
         return {f"selected_{_name(name)}": x for name, x in (known["metrics"] | plain).items()}
 
     def _volumes(self) -> list[Metric]:
@@ -328,7 +329,7 @@ class Sender:
         run = self._run
         params = {
             "method": run["method"], **run["scores"], **run["options"], "prune": run["prune"],
-            "init": run["init"],
+            "init": run["init"], "fidelity": run["fidelity"],
         }  # fmt: skip
         params = {k: v for k, v in params.items() if v not in (None, False, [])}
         params["direction"] = "maximize" if params.pop("maximize", False) else "minimize"
@@ -459,7 +460,8 @@ def _points(row: Row) -> dict[str, float]:
         return {}
     """What is known of a trial: ``trial/value`` ..."""
     measured = {_name(name): x for name, x in list(row.metrics.items())[:MEASURED]}
-    measured |= _finite(value=row.value, report=row.report, cost=row.cost)
+    fidelity = row.fidelity or None
+    measured |= _finite(value=row.value, report=row.report, cost=row.cost, fidelity=fidelity)
     return {f"trial/{name}": x for name, x in _finite(**measured).items()}
 
 

@@ -81,6 +81,7 @@ def tune(
     evaluator: str | None = None,
     reward: str | None = None,
     report: str | None = None,
+    fidelity: tuple[int, int] | None = None,
     within: Region | Path | str | None = None,
     constraints: Sequence[str] = (),
     out: Path | str | None = None,
@@ -91,9 +92,9 @@ def tune(
     """Find good hyperparameters of a method: an Optuna study.
 
     A trial searches `on` (or a `space` with `evaluate` or `data`, as `nasplug.search` does, with
-    its `direction`, `evaluator`, `reward`, `report`, `within` and `constraints`) once for each of
-    the same `seeds` seeds, with `budget` trials each; its value is the mean. The first trial has
-    the method's defaults.
+    its `direction`, `evaluator`, `reward`, `report`, `fidelity`, `within` and `constraints`) once
+    for each of the same `seeds` seeds, with `budget` trials each; its value is the mean. The first
+    trial has the method's defaults.
 
     params: which hyperparameters; by default all that the method declares tunable. `fixed` are
         others that are held at a value.
@@ -153,7 +154,7 @@ def tune(
     searches = np.random.SeedSequence(seed).generate_state(seeds).tolist()
     task = Task(
         method, description, search, params, fixed, objectives, trials, seed, searches, sampler,
-        pruner,
+        pruner, fidelity,
     )  # fmt: skip
     with quiet():
         problem = task.make_problem(searches[0])
@@ -173,6 +174,7 @@ def tune(
             "tuned": list(hyperparameters.names),
             "fixed": hyperparameters.fixed,
             "budget": budget,
+            "fidelity": fidelity and list(fidelity),
             "within": probe.region.describe(),
             "constraints": list(constraints),
             "objectives": list(objectives),

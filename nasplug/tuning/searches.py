@@ -81,7 +81,7 @@ def _objective(name: str, known: Mapping[str, Any], best: Trial) -> float:
 
 def _curve(trials: Trials) -> list[tuple[int, float, float | None]]:
     """(trial, value, report) of each trial that was better than all before it."""
-    scores = trials.scores
+    scores = trials.ranks
     before = np.maximum.accumulate(np.append(-np.inf, scores[:-1]))
     return [
         (int(row), float(trials.values[row]), _number(trials.reports[row]))

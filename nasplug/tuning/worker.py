@@ -56,6 +56,7 @@ class Task:
     seeds: Sequence[int]  # of the searches, the same for every trial: comparisons are paired
     sampler: str
     pruner: str
+    fidelity: tuple[int, int] | None = None
 
     @property
     def method_name(self) -> str:
@@ -80,7 +81,9 @@ class Task:
 
     def make_problem(self, seed: int) -> Problem:
         scores_itself = hasattr(self.method_class, "evaluate")
-        return Problem.of(**self.problem, seed=seed, scores_itself=scores_itself)
+        problem = Problem.of(**self.problem, seed=seed, scores_itself=scores_itself)
+        problem.reach(self.fidelity)
+        return problem
 
     def make_search(
         self, problem: Problem, hyperparameters: Mapping[str, Any], seed: int

@@ -25,3 +25,11 @@ def register_methods(register):  # type: ignore[no-untyped-def]
         "nsga2", "nasplug_baselines.nsga2:NSGA2",
         "NSGA-II: evolution for several objectives, by front and crowding distance.",
     )  # fmt: skip
+    register(
+        "successive-halving", "nasplug_baselines.successive_halving:SuccessiveHalving",
+        "Successive halving: of many archs at a low fidelity the best go on to the next higher.",
+    )  # fmt: skip
+    register(
+        "hyperband", "nasplug_baselines.hyperband:Hyperband",
+        "Hyperband: successive halving from many archs at a low fidelity to few at the full one.",
+    )  # fmt: skip
