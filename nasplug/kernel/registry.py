@@ -13,9 +13,10 @@ from typing import Any
 
 import pluggy
 
-from nasplug import hookspecs
+from nasplug import from_file, hookspecs
 from nasplug._version import __version__
 from nasplug.errors import NasplugError, distribution_of, lacking, unknown
+from nasplug.kernel.method import Method
 
 BUILT_IN = ("nasplug.spaces", "nasplug.evaluators", "nasplug.tracking")
 WHERE_METHODS_ARE = "every paper is a distribution of its own: pip install one of plugins/nasplug-*"
@@ -52,11 +53,14 @@ class Registry:
     plugins: list[Plugin] = field(default_factory=list)
 
     def get(self, kind: str, name: str) -> Any:
-        """What is registered under a name, such as ``get("method", "random")``.
+        """What is registered under a name, such as ``get("method", "random")``, or a method of a
+        file, ``get("method", "hill_climber.py:HillClimber")``.
 
         NasplugError with the nearest names if there is none, or with the command that installs
         what its module needs.
         """
+        if kind == "method" and (source := from_file.parse(str(name))):
+            return from_file.load_class(*source, Method)
         known: dict[str, Entry] = getattr(self, f"{kind}s")
         if name not in known:
             broken = [p.name for p in self.plugins if p.error]
