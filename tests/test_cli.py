@@ -160,6 +160,19 @@ def test_lists(nasplug: Callable[..., Answer]) -> None:
     assert "regularized-evolution" in nasplug("plugins").out
 
 
+def test_plugins_say_which_hooks_they_have(nasplug: Callable[..., Answer]) -> None:
+    said = nasplug("plugins", "--hooks", "--json").json
+    hooks = {one["name"]: one["hooks"] for one in said["plugins"]}
+    assert hooks["nasplug-baselines"] == ["register_methods", "propose", "update"]
+    assert hooks["nasplug.spaces"] == ["register_spaces"]
+    evaluate = [(one["by"], one["how"]) for one in said["calls"] if one["hook"] == "evaluate"]
+    assert evaluate[:3] == [("cache", "wraps first"), ("journal", "wraps"), ("workers", "first")]
+    assert [by for by, _ in evaluate[3:]] == ["method", "evaluator"]
+    assert list(dict.fromkeys(one["hook"] for one in said["calls"])) == [
+        "sample_space", "propose", "evaluate", "update", "select_final",
+    ]  # fmt: skip
+
+
 def test_show(nasplug: Callable[..., Answer]) -> None:
     about = nasplug("show", "regularized-evolution", "--json").json
     assert "Real et al." in about["paper"]

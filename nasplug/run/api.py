@@ -30,6 +30,7 @@ from nasplug.run.directory import RunDirectory, environment, free_directory
 from nasplug.run.parallel import Parallel, Workers
 from nasplug.run.progress import bar
 from nasplug.run.replay import Replay
+from nasplug.run.trace import traced
 
 
 def search(
@@ -291,7 +292,7 @@ def _run(
                 registry().get("tracker", "mlflow")(directory.path)
         if parallel is not None:
             ends.callback(parallel.close)
-        with bar(search, progress):
+        with bar(search, progress), traced(search):
             selection = search.run()
         if directory is not None:
             end |= {
