@@ -72,10 +72,11 @@ class Hooks:
 
     def _calls(self) -> dict[str, list[Any]]:
         """{hook of a search: its implementations, the first to be called first}."""
+        hooks = vars(self.manager.hook)
         return {
-            name: hook.get_hookimpls()[::-1]
+            name: hooks[name].get_hookimpls()[::-1]
             for name in vars(hookspecs)  # in the order of the page
-            if (hook := getattr(self.manager.hook, name, None)) and "register" not in name
+            if name in hooks and not name.startswith("register_")
         }
 
 
