@@ -2,6 +2,7 @@
 
     NASPLUG_DATA=... python benchmarks/nb201.py [METHOD ...] [--seeds 100] [--data cifar10 cifar100]
 
+A METHOD is any that is installed, or of a file, such as ./hill_climber.py:HillClimber.
 The reward is the validation accuracy after 12 epochs; reported is the test accuracy after 200 of
 the arch with the best reward. ``dsm-paper`` is DSM-NAS exactly as in the paper; ``dsm+`` is
 DSM-NAS as shipped that starts from the answer of the search with the same seed on the other data
@@ -43,7 +44,7 @@ def run(task: tuple[str, str, int]) -> tuple[float, float, float]:
     """(label, data, seed) -> best reward, its report, seconds."""
     label, data, seed = task
     start = time.perf_counter()
-    method, options = METHODS[label]
+    method, options = METHODS.get(label, (label, {}))
     if label == "dsm+":
         source = {"cifar10": "cifar100", "cifar100": "cifar10"}[data]
         options = {**options, "init": search(method, source, seed, options).archs[: PAPER["K"]]}
@@ -87,8 +88,11 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=["cifar10", "cifar100"])
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
-    if unknown := set(arguments.methods) - set(METHODS):
-        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(METHODS)}")
+    try:
+        for label in set(arguments.methods) - set(METHODS):
+            registry().get("method", label)
+    except nasplug.NasplugError as error:
+        parser.error(str(error))
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"  # for the processes that are spawned
     summary: dict[str, Any] = {"seeds": arguments.seeds, "queries": BUDGET}

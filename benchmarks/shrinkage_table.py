@@ -127,6 +127,12 @@ def summary(values: list[float]) -> dict[str, float]:
     return {"mean": round(float(np.mean(values)), 5), "half": round((high - low) / 2, 5)}
 
 
+def place(row: dict[str, Any]) -> int:
+    """In the table: other shrinkers come last."""
+    name = row["method"].split()[0]
+    return METHODS.index(name) if name in METHODS else len(METHODS)
+
+
 def table(results: list[dict[str, Any]]) -> str:
     """All results, a section per problem and size."""
     sections: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
@@ -141,7 +147,7 @@ def table(results: list[dict[str, Any]]) -> str:
             f"max {whole['max']:.4g}, diversity {whole['diversity']:.3f}\n",
             f"| method | {' | '.join(COLUMNS)} |",
             f"|{' --- |' * (len(COLUMNS) + 1)}",
-            *map(line, sorted(rows, key=lambda row: METHODS.index(row["method"].split()[0]))),
+            *map(line, sorted(rows, key=place)),
         ]
     return "\n".join(text).strip() + "\n"
 

@@ -15,7 +15,7 @@ EXTRAS = {
     "scipy": "nasplug[predictors]", "xgboost": "nasplug[predictors]", "pyarrow": "nasplug[tables]",
     "matplotlib": "nasplug[plots]", "mlflow": "nasplug[tracking]", "optuna": "nasplug[tuning]",
     "sqlalchemy": "nasplug[tuning]", "loky": "nasplug[parallel]", "moocore": "nasplug[objectives]",
-    "cloudpickle": "nasplug[parallel]",
+    "cloudpickle": "nasplug[parallel]", "copier": "nasplug[new]",
 }  # fmt: skip
 
 

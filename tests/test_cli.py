@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from nasplug import __version__ as nasplug_version
 from nasplug.cli import COMMANDS, main
 from nasplug.cli.output import fold
 from nasplug.errors import NasplugError
@@ -158,6 +159,19 @@ def test_lists(nasplug: Callable[..., Answer]) -> None:
     for command in ("methods", "spaces", "problems"):
         assert nasplug("list", command).code == 0
     assert "regularized-evolution" in nasplug("plugins").out
+
+
+def test_plugins_say_which_hooks_they_have(nasplug: Callable[..., Answer]) -> None:
+    said = nasplug("plugins", "--hooks", "--json").json
+    hooks = {one["name"]: one["hooks"] for one in said["plugins"]}
+    assert hooks["nasplug-baselines"] == ["register_methods", "propose", "update"]
+    assert hooks["nasplug.spaces"] == ["register_spaces"]
+    evaluate = [(one["by"], one["how"]) for one in said["calls"] if one["hook"] == "evaluate"]
+    assert evaluate[:3] == [("cache", "wraps first"), ("journal", "wraps"), ("workers", "first")]
+    assert [by for by, _ in evaluate[3:]] == ["method", "evaluator"]
+    assert list(dict.fromkeys(one["hook"] for one in said["calls"])) == [
+        "sample_space", "propose", "evaluate", "update", "select_final",
+    ]  # fmt: skip
 
 
 def test_show(nasplug: Callable[..., Answer]) -> None:
@@ -645,4 +659,28 @@ def test_a_broken_plugin_leaves_the_others_working(
     assert "no such thing" in process("plugins", PYTHONPATH=plugins).out
     answer = process("run", "brokn", "--on", TOY, PYTHONPATH=plugins)
     assert answer.code == 2
-    assert "broken_plugin; see `nasplug plugins`" in answer.err
+    assert "broken_plugin, ImportError: no such thing; see `nasplug plugins`" in answer.err
+
+
+def test_a_plugin_for_another_nasplug_says_so(
+    tmp_path: Path, process: Callable[..., Answer]
+) -> None:
+    """By its own metadata; what is for this version, or for any, loads."""
+    for name, requires in (("past", "nasplug<0.1"), ("fits", "nasplug>=0.1"), ("any", "numpy")):
+        source = f"""
+            from nasplug import Space, hookimpl
+
+            @hookimpl
+            def register_spaces(register):
+                register("of-{name}", lambda: Space({{"a": [1, 2]}}))
+        """
+        distribution(tmp_path, name, source, requires)
+    message = f"past 1.0 is for nasplug<0.1, and this is nasplug {nasplug_version}: pip install"
+    found = {
+        one["name"]: one for one in process("plugins", "--json", PYTHONPATH=str(tmp_path)).json
+    }
+    assert found["past"]["error"].startswith(message)
+    assert (found["fits"]["error"], found["any"]["error"]) == ("", "")
+    answer = process("run", "random", "--on", "of-past/x", PYTHONPATH=str(tmp_path))
+    assert answer.code == 2
+    assert message in answer.err

@@ -148,7 +148,7 @@ def test_no_method_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_requirements(requirement: str, wrong: str) -> None:
-    found = doctor._unmet(Requirement(requirement))
+    found = doctor.unmet(Requirement(requirement))
     assert wrong in found
     assert bool(found) == bool(wrong)
 

@@ -188,11 +188,42 @@ class Misnamed(Method):
         return subspaces.sample(1, 0)
 
 
+class Unmarked:
+    def evaluate(self, candidates):
+        return candidates
+
+    @hookimpl
+    def update(self):
+        raise AssertionError
+
+
+class Wraps:
+    @hookimpl(wrapper=True)
+    def evaluate(self, candidates):
+        return candidates
+
+
+class Yields:
+    @hookimpl
+    def evaluate(self):
+        return (yield)
+
+
 @pytest.mark.parametrize(
     ("plugin", "message"),
-    [(Updates, r"plugin Updates: unknown hook 'updates'"), (Misnamed, r"plugin Misnamed: .*subsp")],
+    [
+        (Updates, r"unknown hook 'updates'; did you mean update.* \(of plugin Updates\)"),
+        (
+            Misnamed,
+            r"unknown argument of Misnamed\.propose 'subspaces'; did you mean subspace\? "
+            r"\(write `def propose\(self, search, subspace\)`, or those of them",
+        ),
+        (Unmarked, r"Unmarked\.evaluate is no hook yet: mark it with @nasplug\.hookimpl"),
+        (Wraps, r"Wraps\.evaluate wraps the hook, so .* `answer = yield`, and `return answer`"),
+        (Yields, r"Yields\.evaluate yields, .* @nasplug\.hookimpl\(wrapper=True\)"),
+    ],
 )
-def test_hooks_that_do_not_exist_are_named(plugin, message):
+def test_what_is_wrong_with_hooks_is_said(plugin, message):
     with pytest.raises(NasplugError, match=message):
         search(plugin())
     with pytest.raises(NasplugError, match=message):

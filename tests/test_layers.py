@@ -14,7 +14,7 @@ import nasplug
 from nasplug.kernel.registry import first_line, registry
 
 ROOT = Path(nasplug.__file__).parent
-LARGEST = 1680  # lines of code in kernel/
+LARGEST = 1700  # lines of code in kernel/
 
 ALONE = """
 import sys

@@ -21,6 +21,7 @@ from nasplug.errors import NasplugError
 # Commands in the order in which a user meets them: module and function, what the help shows.
 COMMANDS = {
     "plugins": ("lists:plugins", "Installed plugins, what each provides, why one failed to load."),
+    "new": ("new:new", "Begin a method, a space or an evaluator of your own."),
     "list": ("lists:list_", "Methods, spaces or problems."),
     "show": ("lists:show", "A method's paper and hyperparameters."),
     "data": (

@@ -28,6 +28,7 @@ from nasplug.errors import NasplugError
 from nasplug.kernel.problem import problem as open_problem
 from nasplug.kernel.problem import space as open_space
 from nasplug.kernel.registry import WHERE_METHODS_ARE, registry
+from nasplug.requirements import unmet
 from nasplug.run.directory import runs_folder
 from nasplug.run.secrets import redacted, scrubbed
 from nasplug.tracking import artifact_folder
@@ -130,22 +131,12 @@ def _requirements() -> Iterator[Check]:
         for requirement in map(Requirement, requirements):
             if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
                 continue
-            if found := _unmet(requirement):
+            if found := unmet(requirement):
                 lacking[f"{owner} needs {requirement}"] = found
     for need, found in lacking.items():
         yield Check(need, "fail", found, f"pip install '{need.partition(' needs ')[2]}'")
     if not lacking:
         yield Check("requirements", "ok", f"met, of {', '.join(sorted(owners))}")
-
-
-def _unmet(requirement: Requirement) -> str:
-    """What is wrong with an installed package, or ''."""
-    try:
-        installed = version(requirement.name)
-    except PackageNotFoundError:
-        return "not installed"
-    fits = requirement.specifier.contains(installed, prereleases=True)
-    return "" if fits else f"{installed} is installed"
 
 
 def _optional() -> Iterator[Check]:

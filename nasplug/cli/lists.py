@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from importlib import import_module
 from typing import Any
 
 import click
 
 from nasplug.cli.data import by_pip
 from nasplug.cli.options import as_json, own_problem
-from nasplug.cli.output import say, show_json, show_rows
+from nasplug.cli.output import loading, say, show_json, show_rows
 from nasplug.errors import NasplugError
 from nasplug.kernel.method import Hyperparameter
 from nasplug.kernel.problem import problems as all_problems
@@ -18,14 +19,31 @@ from nasplug.kernel.registry import WHERE_METHODS_ARE, registry
 
 
 @click.command()
+@click.option("--hooks", is_flag=True, help="Which hooks each has, and who is called when.")
 @as_json
-def plugins(as_json: bool) -> None:
+def plugins(hooks: bool, as_json: bool) -> None:
     """Installed plugins, what each provides, and why one failed to load."""
+    found = registry().plugins
     rows = [
         {"name": p.name, "version": p.version, "provides": p.provides, "error": p.error}
-        for p in registry().plugins
+        for p in found
     ]
-    show_rows(rows, as_json)
+    if not hooks:
+        show_rows(rows, as_json)
+        return
+    loading("every plugin")
+    known = import_module("nasplug.cli.hooks").Hooks()
+    for row, plugin in zip(rows, found, strict=True):
+        row |= {
+            "hooks": known.of(plugin),
+            "error": plugin.error or known.errors.get(plugin.name, ""),
+        }
+    if as_json:
+        show_json({"plugins": rows, "calls": known.calls()})
+        return
+    show_rows([{name: row[name] for name in ("name", "version", "hooks", "error")} for row in rows])
+    click.echo("\nIn a search, in the order in which they are called:\n")
+    show_rows(known.calls())
 
 
 @click.group("list")

@@ -13,6 +13,7 @@ import click
 
 from nasplug.errors import NasplugError, unknown
 from nasplug.kernel.registry import registry
+from nasplug.run.api import name_of
 
 PROBLEM = "nb201/digits"  # the built-in default: really trained, nothing to download
 BUDGET = 40
@@ -106,7 +107,7 @@ def read_best(method: str, file: Path) -> dict[str, Any]:
         raise NasplugError(
             f"{file} is no best.json of `nasplug tune`: {type(error).__name__}: {error}"
         ) from None
-    if tuned != method:
+    if tuned != name_of(method):
         raise NasplugError(f"{file} holds hyperparameters of {tuned}, not of {method}")
     return hyperparameters
 

@@ -17,7 +17,7 @@ from nasplug.kernel.registry import registry
 from nasplug.kernel.space import Space
 from nasplug.kernel.subspace import load
 from nasplug.kernel.trial import State
-from nasplug.run.api import searched
+from nasplug.run.api import searched, searched_by
 from nasplug.run.directory import CHECKPOINTS, QUALITY, RunDirectory, read_json
 from nasplug.run.journal import FILE, Journal, Past
 from nasplug.run.secrets import redacted
@@ -67,7 +67,7 @@ def examine_run(path: Path) -> Iterator[Check]:
 def _openings(run: dict[str, Any]) -> Iterator[tuple[Check, str, Space | None]]:
     """Whether what was searched with is here; and what has to be given again, or the space."""
     try:
-        registry().get("method", run["method"])
+        registry().get("method", searched_by(run))
     except NasplugError as error:
         yield Check("method", "warn", str(error), "if it is your own, give it"), "method", None
     try:

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overload
 
 from nasplug.errors import NasplugError, unknown
+from nasplug.hookspecs import Search
 
 if TYPE_CHECKING:
-    from nasplug.kernel.search import Search
     from nasplug.kernel.space import Space
 
 T = TypeVar("T")

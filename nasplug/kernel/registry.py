@@ -8,14 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import pluggy
 
-from nasplug import hookspecs
+from nasplug import from_file, hookcheck, hookspecs
 from nasplug._version import __version__
 from nasplug.errors import NasplugError, distribution_of, lacking, unknown
+from nasplug.kernel.method import Method
 
 BUILT_IN = ("nasplug.spaces", "nasplug.evaluators", "nasplug.tracking")
 WHERE_METHODS_ARE = "every paper is a distribution of its own: pip install one of plugins/nasplug-*"
@@ -52,15 +53,18 @@ class Registry:
     plugins: list[Plugin] = field(default_factory=list)
 
     def get(self, kind: str, name: str) -> Any:
-        """What is registered under a name, such as ``get("method", "random")``.
+        """What is registered under a name, such as ``get("method", "random")``, or a method of a
+        file, ``get("method", "hill_climber.py:HillClimber")``.
 
         NasplugError with the nearest names if there is none, or with the command that installs
         what its module needs.
         """
+        if kind == "method" and (source := from_file.parse(str(name))):
+            return from_file.load_class(*source, Method)
         known: dict[str, Entry] = getattr(self, f"{kind}s")
         if name not in known:
-            broken = [p.name for p in self.plugins if p.error]
-            fix = f"plugins that failed to load: {', '.join(broken)}; see `nasplug plugins`"
+            broken = [f"{p.name}, {p.error}" for p in self.plugins if p.error]
+            fix = f"plugins that failed to load: {'; '.join(broken)}; see `nasplug plugins`"
             home = "" if kind == "space" else distribution_of(str(name))
             raise unknown(kind, str(name), known, fix if broken else "", brought_by=home)
         entry = known[name]
@@ -103,14 +107,14 @@ def plugin_manager() -> pluggy.PluginManager:
 
 
 def plug(manager: pluggy.PluginManager, plugin: Any, name: str | None = None) -> None:
-    """Register a plugin; NasplugError if it implements no hook or one that does not exist, or with
-    arguments that the hook does not have, or if it is there already."""
+    """Register a plugin; NasplugError if there is something wrong with its hooks, or if it has none
+    or is there already."""
+    if error := hookcheck.fault(manager, plugin):
+        raise error
     try:
         manager.register(plugin, name)
-        manager.check_pending()
-    except (pluggy.PluginValidationError, ValueError) as error:
-        what = " ".join(str(error).split())
-        raise NasplugError(f"plugin {type(plugin).__name__}: {what}") from None
+    except ValueError as known:
+        raise NasplugError(f"plugin {type(plugin).__name__}: {known}") from None
     if not (manager.get_hookcallers(plugin) or hasattr(plugin, "setup")):
         raise NasplugError(f"plugin {plugin!r} implements no hook: mark it with @hookimpl")
 
@@ -129,11 +133,18 @@ def registry() -> Registry:
     ]
     for point in sorted(entry_points(group="nasplug"), key=lambda point: point.name):
         name, version = (point.dist.name, point.dist.version) if point.dist else (point.name, "")
-        sources.append((Plugin(name, version), point.load))
+        sources.append((Plugin(name, version), partial(_load, point)))
     for plugin, load in sources:
         found.plugins.append(plugin)
         try:
             found.load(plugin, load())
         except Exception as error:  # whatever a foreign import raises
-            plugin.error = f"{type(error).__name__}: {error}"
+            kind = "" if isinstance(error, NasplugError) else f"{type(error).__name__}: "
+            plugin.error = f"{kind}{error}"
     return found
+
+
+def _load(point: EntryPoint) -> Any:
+    if point.dist:
+        import_module("nasplug.requirements").check_made_for_us(point.dist)
+    return point.load()

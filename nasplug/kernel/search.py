@@ -285,6 +285,14 @@ class Search:
             )
         return self.candidates(archs, given.fidelities[kept])
 
+    @property
+    def plugin_names(self) -> dict[int, str]:
+        """{id of a plugin: what people call it}."""
+        return {
+            id(plugin): type(plugin).__name__ if name.isdigit() else name  # pluggy's: its id
+            for name, plugin in self.pm.list_name_plugin()
+        } | {id(self.method): self.method_name}
+
     @contextmanager
     def _named(self) -> Iterator[None]:
         """Whatever a plugin raises becomes an error that names the plugin and the hook."""
@@ -294,10 +302,7 @@ class Search:
             raise
         except Exception as error:
             where = "the search"
-            names = {
-                id(plugin): type(plugin).__name__ if name.isdigit() else name  # pluggy's: its id
-                for name, plugin in self.pm.list_name_plugin()
-            } | {id(self.method): self.method_name}
+            names = self.plugin_names
             for frame, _ in traceback.walk_tb(error.__traceback__):
                 if name := names.get(id(frame.f_locals.get("self"))):
                     where = f"plugin {name!r}, in {frame.f_code.co_name}"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from nasplug import from_file
 from nasplug.errors import NasplugError, check_number, lacking
 from nasplug.kernel.method import Source
 from nasplug.kernel.problem import Problem
@@ -31,6 +32,7 @@ from nasplug.run.init import Init
 from nasplug.run.parallel import Parallel, Workers
 from nasplug.run.progress import bar
 from nasplug.run.replay import Replay
+from nasplug.run.trace import traced
 
 
 def search(
@@ -68,7 +70,8 @@ def search(
 ) -> Selection:
     """Search for a good arch.
 
-    method: a name (``nasplug list methods``) or a method object of your own.
+    method: a name (``nasplug list methods``), a class in a file, ``"hill_climber.py:HillClimber"``,
+        or a method object of your own.
     on: a problem, ``"nb201/cifar10"``; or else give `space` and
     evaluate: a function of {decision: choice}, and of the trial if it takes one (a parameter named
         ``trial``, or a second one without a default), that returns the value, or a mapping with
@@ -154,6 +157,7 @@ def search(
             Path(out) if isinstance(out, Path | str) else free_directory(name, problem.name),
             {
                 "method": name,
+                "method_file": file_of(method),
                 "hyperparameters": _written(getattr(chosen, "hyperparameters", hyperparameters)),
                 "problem": on,
                 "space": _space_written(problem.space),
@@ -225,11 +229,12 @@ def resume(
                 f"{run_dir} had an {what} object of yours: nasplug.resume(run_dir, {name}={what})"
             )
     if method is None:
-        cls = registry().get("method", run["method"])
+        wanted = searched_by(run)
+        cls = registry().get("method", wanted)
         for source in sources:
             if not isinstance(cls.declared().get(source), Source):
                 raise NasplugError(f"{source} is no source of {run['method']}, and stays as it was")
-        chosen, name = find_method(run["method"], {**run["hyperparameters"], **sources})
+        chosen, name = find_method(wanted, {**run["hyperparameters"], **sources})
     else:
         chosen, name = find_method(method, sources)
     on, space = searched(run, space)
@@ -334,7 +339,7 @@ def _run(
                 registry().get("tracker", "mlflow")(directory.path)
         if parallel is not None:
             ends.callback(parallel.close)
-        with bar(search, progress):
+        with bar(search, progress), traced(search):
             selection = search.run()
         if directory is not None:
             with suppress(OSError):  # it has something in it, or there is none
@@ -377,13 +382,44 @@ def find_method(method: Any, hyperparameters: Mapping[str, Any]) -> tuple[Any, s
                 f"{method}: hyperparameter {min(taken)!r} is an option of nasplug.search; "
                 "it needs another name"
             )
-        return cls(**hyperparameters), method
+        return cls(**hyperparameters), name_of(method)
     if hyperparameters:
         names = ", ".join(hyperparameters)
         raise NasplugError(f"give {names} to the method object itself")
     if isinstance(method, type):
         raise NasplugError(f"give a method object, {method.__name__}(...), not its class")
     return method, type(method).__name__
+
+
+def name_of(method: str) -> str:
+    """By what runs and studies are named: a method of a file by its class."""
+    named: bool = method in registry().methods
+    return method if named else str(registry().get("method", method).__name__)
+
+
+def file_of(method: Any) -> dict[str, str] | None:
+    """The file that a method is named by, as run.json holds it: a run is resumed from wherever one
+    stands."""
+    source = from_file.parse(method) if isinstance(method, str) else None
+    if source is None:
+        return None
+    return {"path": str(source[0]), "checksum": from_file.checksum(source[0])}
+
+
+def searched_by(run: Mapping[str, Any]) -> str:
+    """The name of the method of run.json, as `find_method` takes it; NasplugError if it is of a
+    file that is not as it was."""
+    file = run.get("method_file")
+    if not file:
+        return str(run["method"])
+    path = Path(file["path"])
+    if not path.exists() or from_file.checksum(path) != file["checksum"]:
+        raise NasplugError(
+            f"{path}, the file of {run['method']}, "
+            f"{'has changed since' if path.exists() else 'is gone'}: put it back as it was, or go "
+            "on with another method, nasplug.resume(run_dir, method=...)"
+        )
+    return f"{path}:{run['method']}"
 
 
 def shrunk(space: Space, run_dir: Path | str) -> Subspace:

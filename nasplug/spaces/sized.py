@@ -33,7 +33,7 @@ class Sized(Costed):
     ('nb201:C=16', 3, 'nb201:C=16,N=1')
 
     network: the module of its networks, imported when one is built. It has ``build(space, arch)``
-    and ``supernet(space, region, partial)``.
+    and, where archs can share weights, ``supernet(space, region, partial)``.
     """
 
     base: ClassVar[str]
@@ -93,7 +93,10 @@ class Sized(Costed):
         partial: operations see 1/partial of the channels, where their shape allows it.
         """
         region = self if region is None else region
-        net: torch.nn.Module = import_module(self.network).supernet(self, region, partial)
+        network = import_module(self.network)
+        if not hasattr(network, "supernet"):
+            return super().supernet(region, partial)
+        net: torch.nn.Module = network.supernet(self, region, partial)
         return net
 
 

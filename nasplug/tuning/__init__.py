@@ -24,7 +24,7 @@ from nasplug.kernel.problem import Problem
 from nasplug.kernel.registry import registry
 from nasplug.kernel.space import Space
 from nasplug.kernel.subspace import Region
-from nasplug.run.api import check_kinds, status_kept
+from nasplug.run.api import check_kinds, file_of, status_kept
 from nasplug.run.directory import (
     FORMAT,
     RunDirectory,
@@ -168,6 +168,7 @@ def tune(
         url = storage or f"sqlite:///{folder / 'study.db'}"
         about = {
             "method": task.method_name,
+            "method_file": (file_of(method) or {}).get("checksum"),
             "problem": problem.name,
             "evaluator": problem.evaluator_name,
             "reward": problem.reward,

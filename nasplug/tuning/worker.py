@@ -20,7 +20,7 @@ from nasplug.kernel.problem import Problem
 from nasplug.kernel.registry import registry
 from nasplug.kernel.search import Search
 from nasplug.kernel.space import Space
-from nasplug.run.api import make_search, shrunk
+from nasplug.run.api import make_search, name_of, shrunk
 from nasplug.run.by_name import by_name
 from nasplug.tuning.searches import Record, Searches, describe
 from nasplug.tuning.space import HyperparameterSpace, narrowed
@@ -60,7 +60,7 @@ class Task:
 
     @property
     def method_name(self) -> str:
-        return self.method if isinstance(self.method, str) else self.method.__name__
+        return name_of(self.method) if isinstance(self.method, str) else self.method.__name__
 
     @property
     def method_class(self) -> type[Method]:
