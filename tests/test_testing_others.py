@@ -55,8 +55,11 @@ EVALUATORS = {
     faulty.KnowsTheRound: ("scores_in_a_search_as_outside", set()),
 }  # fmt: skip
 PLUGINS = {
-    faulty.CountsSearches: ("searches_share_nothing", {"same_seed_same_trials", "begins_anew",
-                                "resumes_as_if_never_interrupted", "stays_in_a_set", "takes_workers"}),
+    faulty.CountsSearches: (
+        "searches_share_nothing",
+        {"same_seed_same_trials", "begins_anew", "resumes_as_if_never_interrupted",
+         "stays_in_a_set", "takes_workers"},
+    ),
     faulty.WantsTrials: ("hands_regions_on", set()),
     faulty.AddsItsOwn: ("stays_in_a_set", {"takes_workers"}),
     faulty.ShiftsValues: ("leaves_the_history_alone", set()),

@@ -36,7 +36,7 @@ PATIENCE = 100  # repeats in a row after which it is given up, sooner than the k
 BUDGET = 24  # trials of a search, where a method takes it
 LEAST, MOST = 2, 64  # epochs of a search that trains a supernet: as few as the method takes
 SMALL = {"C": 4, "N": 1, "layers": 4}  # of the supernet that it trains
-IMAGES = 64  # which it trains on
+IMAGES = 32  # which it trains on
 
 
 class Watched(NamedTuple):
@@ -149,15 +149,15 @@ class Bench:
         return self.first.selection.search.trials
 
     @cached_property
-    def again(self) -> tuple[Trials, list[str]]:
-        """The same where the generators that everybody shares hold something else: its trials, and
-        which of these generators it has drawn from."""
+    def again(self) -> tuple[Selection, list[str]]:
+        """The same where the generators that everybody shares hold something else: what it found,
+        and which of these generators it has drawn from."""
         self.first  # noqa: B018 - what imports do to generators is not the method's
         with reseeded(1):
             before = global_randomness()
-            trials = self.search().search.trials
+            found = self.search()
             after = global_randomness()
-        return trials, [name for name, state in before.items() if after[name] != state]
+        return found, [name for name, state in before.items() if after[name] != state]
 
     @cached_property
     def states(self) -> list[dict[str, Any]]:
