@@ -23,7 +23,7 @@ FAULTS = {
     faulty.IgnoresTheSeed: ("other_seed_other_trials", set()),
     faulty.IgnoresWithin: ("stays_in_a_set", INSIDE),
     faulty.MutatesByHand: ("proposes_no_isomorphs_as_new", set()),
-    faulty.SelectsTheHighest: ("keeps_to_constraints", {"goes_on_after_failures"}),
+    faulty.SelectsTheHighest: ("selects_what_keeps_to_constraints", {"goes_on_after_failures"}),
     faulty.ListsTheSpace: ("takes_a_trillion_archs", set()),
     faulty.WantsTwoChoices: ("takes_one_choice", set()),
     faulty.MutatesTheHistory: ("leaves_the_history_alone", set()),

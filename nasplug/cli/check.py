@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from typing import Any
 
@@ -84,10 +83,9 @@ def lines(name: str, plugin: Any, found: list[Result]) -> list[str]:
         f"{counted['ok']} passed, {counted['failed']} failed, {counted['not applicable']} do not "
         f"apply, with nasplug {__version__}"
     )
-    doc = first_line(plugin) or inspect.cleandoc(type(plugin).__doc__ or "").partition("\n")[0]
     table = [f"| `{one.name}` | {one.state} | {one.expected} |" for one in found]
     return [
-        f"## {name}", "", doc, "",
+        f"## {name}", "", first_line(plugin), "",
         *(f"- {fact}: {text}" for fact, text in facts.items() if text), "",
         "| check | result | what it says |", "| --- | --- | --- |", *table,
     ]  # fmt: skip

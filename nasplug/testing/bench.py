@@ -11,8 +11,8 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import cached_property
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,6 @@ import numpy.typing as npt
 from nasplug.errors import NasplugError
 from nasplug.hookspecs import hookimpl
 from nasplug.kernel.problem import Problem
-from nasplug.kernel.problem import space as named
 from nasplug.kernel.search import Search
 from nasplug.kernel.selection import Selection
 from nasplug.kernel.space import Archs
@@ -35,8 +34,6 @@ from nasplug.testing.tiny import tiny_problem, tiny_task
 PATIENCE = 100  # repeats in a row after which it is given up, sooner than the kernel does
 BUDGET = 24  # trials of a search, where a method takes it
 LEAST, MOST = 2, 64  # epochs of a search that trains a supernet: as few as the method takes
-SMALL = {"C": 4, "N": 1, "layers": 4}  # of the supernet that it trains
-IMAGES = 32  # which it trains on
 
 
 class Watched(NamedTuple):
@@ -82,7 +79,12 @@ class Bench:
     @cached_property
     def task(self) -> dict[str, Any]:
         """What it searches, as the options of `nasplug.search`."""
-        return _digits(self._pristine.problem) if self.trains else tiny_task()
+        if not self.trains:
+            return tiny_task()
+        task: dict[str, Any] = import_module("nasplug.testing.networks").digits(
+            self._pristine.problem
+        )
+        return task
 
     @cached_property
     def budget(self) -> int:
@@ -184,19 +186,6 @@ class Bench:
             if error.__cause__ is None and (own or asked):
                 raise NotApplicable(f"refused: {error}") from error
             raise
-
-
-def _digits(problem: str) -> dict[str, Any]:
-    """A small space of a problem's with a few images."""
-    from nasplug.nn import load
-
-    digits = load("digits")
-    parts: dict[str, Any] = {
-        part: tuple(x[:IMAGES] for x in getattr(digits, part)) for part in ("train", "val", "test")
-    }
-    space = named(problem.rpartition("/")[0].partition(":")[0]).for_data("digits")
-    sizes = {name: size for name, size in SMALL.items() if name in space.sizes}
-    return {"space": space.sized(**sizes), "data": replace(digits, **parts)}
 
 
 @contextmanager

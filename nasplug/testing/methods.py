@@ -213,15 +213,21 @@ def _within(bench: Bench, make: Any) -> None:
     _inside(found, region)
 
 
-@checks.add("select among `trials.scores`, which are -inf for what breaks a constraint")
+@checks.add("propose within `search.region`, which has nothing else, and select what was tried")
 def keeps_to_constraints(bench: Bench) -> None:
-    """A limit on params is kept by what it tries, one on a metric by what it selects."""
+    """A limit on params, known before a score, is kept by all that it tries and selects."""
     bench.needs_a_table()
-    space = bench.start().space
+    space = TinySpace()
     limit = float(np.median(space.params(space.sample(100, 0))))
     found = bench.search(constraints=[f"params<={limit}"])
     for archs in (found.search.trials.archs, found.archs):
         assert (space.params(archs) <= limit).all(), f"an arch has more than {limit:g} params"
+
+
+@checks.add("select among `trials.scores`, which are -inf for what breaks a constraint")
+def selects_what_keeps_to_constraints(bench: Bench) -> None:
+    """A limit on what a score tells is kept by what it selects."""
+    bench.needs_a_table()
     found = bench.search(tiny_problem(evaluate=_timed), constraints=["latency<=2"])
     for trial in found.ranked():
         late = trial.metrics.get("latency", 0.0)
@@ -290,8 +296,9 @@ def failures_teach_nothing(bench: Bench) -> None:
     for failed in (np.nan, np.inf, -np.inf):
         found = bench.search(_failing(failed, State.COMPLETE)).search.trials
         found.values[found.states == State.FAILED] = np.nan
-        first = first or found
-        _same(first, found)
+        if first is not None:
+            _same(first, found)
+        first = found
 
 
 @checks.add("handle every row of `trials` in `update`, those that failed or were pruned as well")

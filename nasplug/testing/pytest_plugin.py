@@ -1,4 +1,7 @@
-"""Fixtures for the tests of plugins, wherever nasplug is installed."""
+"""Fixtures for the tests of plugins, wherever nasplug is installed.
+
+pytest loads this module in every session, so that it imports what it needs when that is used.
+"""
 
 from __future__ import annotations
 

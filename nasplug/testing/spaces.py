@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 import pickle
 from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from nasplug.errors import NasplugError
+from nasplug.errors import NasplugError, lacking
 from nasplug.kernel.problem import space as named
 from nasplug.kernel.registry import registry
 from nasplug.kernel.space import Archs, Space
-from nasplug.testing.bench import SMALL
 from nasplug.testing.check import Check, Checks, NotApplicable, run_all
 
 SAMPLE = 100  # archs that are asked about
@@ -195,16 +195,17 @@ def _pickled(space: Space) -> Space:
 @checks.add("let `build` return a module that takes (b, *space.shape) images, of its `sizes`")
 def builds_networks(space: Space) -> None:
     """A built network maps images of its shape to a row of finite logits each."""
-    small = _builder(space)
+    small, logits = _builder(space)
     for arch in _sample(small, FEW):
-        logits = _logits(small, small.build(arch))
-        assert np.isfinite(logits).all(), f"logits of {small.to_str(arch)} are not finite"
+        assert np.isfinite(logits(small, small.build(arch))).all(), (
+            f"logits of {small.to_str(arch)} are not finite"
+        )
 
 
 @checks.add("count in `params` what `build` makes, biases and batch norms included")
 def counts_params_of_what_it_builds(space: Space) -> None:
     """params says of each arch how many parameters its network has."""
-    small = _builder(space)
+    small, _ = _builder(space)
     archs = _sample(small, FEW)
     try:
         params = small.params(archs)
@@ -218,34 +219,30 @@ def counts_params_of_what_it_builds(space: Space) -> None:
 @checks.add("make the supernet of blocks that return what those of built networks do")
 def chooses_in_its_supernet(space: Space) -> None:
     """The supernet set to an arch has an output of the shape of the built network's."""
-    small = _builder(space)
+    small, logits = _builder(space)
     try:
         net: Any = small.supernet()
     except NasplugError as error:
         raise NotApplicable(str(error)) from None
     for arch in _sample(small, FEW):
         net.mix(None, net.chosen(arch[None])[0])
-        chosen, built = _logits(small, net).shape, _logits(small, small.build(arch)).shape
+        chosen, built = logits(small, net).shape, logits(small, small.build(arch)).shape
         assert chosen == built, (
             f"set to {small.to_str(arch)} it returns {chosen}, the built network {built}"
         )
 
 
-def _builder(space: Space) -> Space:
-    """The space with small networks; NotApplicable if it builds none of images."""
+def _builder(space: Space) -> tuple[Space, Any]:
+    """The space with small networks, and the function that asks one about images; NotApplicable if
+    it builds none of images."""
     if not space.builds:
         raise NotApplicable("it builds no networks")
     if not hasattr(space, "shape"):
         raise NotApplicable("it does not say which images its networks take (`shape`)")
-    with suppress(NasplugError):
-        return space.sized(**{name: n for name, n in SMALL.items() if name in space.sizes})
-    return space
-
-
-def _logits(space: Any, model: Any) -> Any:
-    """(2, classes) of two images that are zero but for noise."""
-    import torch
-
-    images = torch.randn(2, *space.shape, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        return model.eval()(images).numpy()
+    try:
+        networks = import_module("nasplug.testing.networks")
+    except ImportError as error:
+        raise NotApplicable(str(lacking("building networks", error))) from None
+    with suppress(NasplugError):  # which has its sizes for a reason
+        space = networks.small(space)
+    return space, networks.logits
