@@ -1,6 +1,5 @@
-"""Every installed arch-proposing method, through the public door: seeds, resume, subspaces."""
+"""Every installed arch-proposing method, through the public door."""
 
-import numpy as np
 import pytest
 
 import nasplug
@@ -23,26 +22,6 @@ def score(arch):
 def search(method, **options):
     options = {"space": SPACE, "evaluate": score, "budget": BUDGET, "tracking": False} | options
     return nasplug.search(method, **options)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_interrupted_and_resumed_is_never_interrupted(tmp_path, method):
-    never = search(method, seed=3).search.trials.archs
-    calls = 0
-
-    def interrupted(arch):
-        nonlocal calls
-        calls += 1
-        if calls == stop:
-            raise KeyboardInterrupt
-        return score(arch)
-
-    for stop in np.random.default_rng(0).integers(2, BUDGET, 3).tolist():
-        calls, out = 0, tmp_path / str(stop)
-        with pytest.raises(KeyboardInterrupt):
-            search(method, seed=3, evaluate=interrupted, out=out)
-        resumed = nasplug.resume(out, evaluate=score).search.trials.archs
-        assert np.array_equal(resumed, never)
 
 
 @pytest.mark.parametrize("method", METHODS)

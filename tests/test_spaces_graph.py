@@ -30,13 +30,6 @@ def read(name):
     return pytest.importorskip("pyarrow.parquet").read_table(path).to_pydict()
 
 
-@given(ARCHS)
-def test_string_round_trip(arch):
-    text = SPACE.to_str(arch)
-    np.testing.assert_array_equal(SPACE.from_str(text), arch)
-    assert text.startswith(LINKS[arch[0]])
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -51,29 +51,6 @@ def chi_square(counts, expected):
 
 
 @every_space
-def test_samples_are_valid_and_reproducible(space):
-    archs = space.sample(2000, seed=1)
-    assert archs.shape == (2000, space.d)
-    assert archs.dtype == space.dtype
-    assert space.contains(archs).all()
-    np.testing.assert_array_equal(archs, space.sample(2000, seed=1))
-    assert (archs != space.sample(2000, seed=2)).any()
-    nothing = space.sample(0)
-    for of in (space.mutate, space.canonical, space.features, space.params):
-        assert len(of(nothing)) == 0
-
-
-@settings(deadline=None)
-@given(space=st.sampled_from(SPACES), seed=st.integers(0, 2**32), distance=st.integers(0, 3))
-def test_string_round_trip(space, seed, distance):
-    arch = space.sample(1, seed)
-    if distance:
-        arch = space.mutate(arch, seed, distance)  # archs that are not canonical too
-    np.testing.assert_array_equal(space.arch(space.to_str(arch[0])), arch[0])
-    np.testing.assert_array_equal(space.arch(space.to_dict(arch[0])), arch[0])
-
-
-@every_space
 @pytest.mark.parametrize("distance", [1, 2, 3, 5])
 def test_mutants_lie_at_the_distance_and_are_no_isomorphs(space, distance):
     parents = space.sample(3000, seed=3)

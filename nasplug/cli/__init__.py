@@ -34,6 +34,7 @@ COMMANDS = {
     "resume": ("search:resume", "Continue an interrupted search with the same trials."),
     "sync": ("tracking:sync", "Send to MLflow what is missing there."),
     "ui": ("tracking:ui", "The MLflow UI on the store that the searches log to."),
+    "check": ("check:check", "Whether a method, a space or an evaluator behaves."),
     "locality": ("space:locality", "Whether few edits change little, and how far they may go."),
     "space": ("space:space", "The quality of the spaces that runs ended with."),
 }

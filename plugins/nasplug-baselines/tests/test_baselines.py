@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import nasplug
-from nasplug import ArchSet, Ball, Mask, NasplugError, Space
+from nasplug import NasplugError, Space
+from nasplug.testing import method_checks
 from nasplug_baselines.local_search import LocalSearch
 from nasplug_baselines.random import Random
 from nasplug_baselines.regularized_evolution import RegularizedEvolution
@@ -12,6 +13,7 @@ from nasplug_baselines.reinforce import Reinforce
 
 SPACE = Space({f"d{i}": range(4) for i in range(6)})
 METHODS = ["random", "regularized-evolution", "local-search", "reinforce"]
+CHECKS = {f"{name}-{check}": check for name in METHODS for check in method_checks(name)}
 
 
 def count_threes(arch):
@@ -23,11 +25,9 @@ def search(method, **options):
     return nasplug.search(method, **options)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_same_seed_same_trials_and_they_are_registered(method):
-    first, second = (search(method, seed=5).search.trials.archs for _ in range(2))
-    assert np.array_equal(first, second)
-    assert len(SPACE.unique(first)) == 150
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+def test_they_behave(check):
+    check()
 
 
 @pytest.mark.parametrize("method", METHODS[1:])
@@ -36,33 +36,6 @@ def test_learning_beats_random_search(method):
         return np.mean([search(name, seed=seed, budget=80).best.value for seed in range(10)])
 
     assert mean(method) > mean("random") + 0.5
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(
-    "region",
-    [
-        Mask(SPACE, {"d0": [1, 3], "d4": [2]}),
-        Ball(SPACE, [0, 1, 2, 3, 0, 1], 2),
-        ArchSet(SPACE, SPACE.sample(60, 0)),
-    ],
-)
-def test_every_method_stays_inside_a_subspace(method, region):
-    trials = search(method, within=region, budget=50).search.trials
-    assert len(trials) == 50
-    assert region.contains(trials.archs).all()
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_failures_and_minimising_are_survived(method):
-    def evaluate(arch):
-        if arch["d0"] == 3:
-            raise ValueError("no")
-        return -count_threes(arch)
-
-    result = search(method, evaluate=evaluate, direction="minimize", budget=60)
-    assert result.best.params["d0"] != 3
-    assert result.best.value <= -2
 
 
 def test_random_proposes_in_batches():

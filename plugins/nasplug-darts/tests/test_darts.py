@@ -11,18 +11,21 @@ from nasplug import Mask, NasplugError
 torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
-from nasplug.nn import BiLevel, mixed_ops  # noqa: E402
+from nasplug.nn import BiLevel  # noqa: E402
+from nasplug.testing import method_checks  # noqa: E402
 from nasplug_darts.darts import Darts  # noqa: E402
 from nasplug_darts.gdas import GDAS  # noqa: E402
 from nasplug_darts.pc_darts import PCDarts  # noqa: E402
 
 ON = "nb201:C=4,N=1/digits"
-METHODS = {
-    "first": (Darts, {}),
-    "second": (Darts, {"order": 2}),
-    "pc": (PCDarts, {"warmup": 1}),
-    "gdas": (GDAS, {}),
-}
+METHODS = {"darts": Darts(), "pc-darts": PCDarts(warmup=1), "gdas": GDAS()}
+CHECKS = {f"{name}-{check}": check for name in METHODS for check in method_checks(METHODS[name])}
+CHECKS |= {f"second-{check}": check for check in method_checks(Darts(order=2))[:6]}
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+def test_they_behave(check):
+    check()
 
 
 def run(cls, budget=2, seed=0, on=ON, within=None, **options):
@@ -31,28 +34,6 @@ def run(cls, budget=2, seed=0, on=ON, within=None, **options):
         method, on=on, budget=budget, seed=seed, tracking=False, within=within
     )
     return selection, method
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_the_same_seed_selects_the_same_arch(name):
-    cls, options = METHODS[name]
-    runs = [run(cls, **options) for _ in range(2)]
-    (first, one), (again, two) = runs
-    assert str(first.best) == str(again.best)
-    assert torch.equal(one.alpha, two.alpha)
-    assert not torch.equal(one.alpha, one.parameter(*one.alpha.shape))
-    assert first.best.build()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
-
-
-def test_a_mask_is_searched_within():
-    space = nasplug.space("nb201")
-    region = Mask(space, {"1<-0": ["nor_conv_1x1"], "3<-0": ["none", "skip_connect"]})
-    for cls in (Darts, GDAS):
-        selection, method = run(cls, within=region)
-        assert region.contains(selection.search.trials.archs).all()
-        for op in mixed_ops(method.net):
-            if op.decision == 0:
-                assert all(p.grad is None for p in op.ops[3].parameters())
 
 
 def test_warmup_leaves_the_architecture_alone():

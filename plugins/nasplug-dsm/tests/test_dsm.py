@@ -17,6 +17,7 @@ from torch.nn.utils import parameters_to_vector
 import nasplug
 from nasplug import ArchSet, Ball, Mask, NasplugError, Space, hookimpl
 from nasplug.kernel.registry import registry
+from nasplug.testing import method_checks
 from nasplug_dsm.controller import Controller, SubspaceConv, draw, edges_to_better, noise
 from nasplug_dsm.method import DSM, improvements
 from nasplug_dsm.policy import Edits, RandomPolicy
@@ -365,17 +366,6 @@ def test_an_infeasible_child_never_becomes_a_center(init):
     assert result.best.value == 8
 
 
-def test_failed_trials_teach_nothing_and_are_not_tried_again():
-    def evaluate(arch):
-        if arch["b"] == 2:
-            raise ValueError("no")
-        return value(arch)
-
-    trials = dsm(60, evaluate=evaluate).search.trials
-    assert len(np.unique(trials.archs, axis=0)) == 60
-    assert np.nanmax(trials.values) == 13
-
-
 @pytest.mark.parametrize("parallel", [1, 5])
 @pytest.mark.parametrize("policy", ["learned", "random"])
 @pytest.mark.parametrize(
@@ -430,35 +420,12 @@ def test_repeats_are_proposed_if_wanted():
     assert trials.repeats.any()
 
 
-# ---- seeds, resuming
+# ---- what every method does
 
 
-def test_same_seed_same_trials_whatever_the_global_generators_hold():
-    def run(seed: int) -> Any:
-        torch.manual_seed(np.random.randint(1000))  # noqa: NPY002
-        state = torch.get_rng_state()
-        archs = dsm(50, seed=seed).search.trials.archs
-        assert torch.equal(state, torch.get_rng_state())
-        return archs
-
-    assert (run(1) == run(1)).all()
-    assert (run(1) != run(2)).any()
-
-
-def test_a_run_resumes_by_replay(tmp_path: Path):
-    calls = []
-
-    def evaluate(arch):
-        calls.append(arch)
-        if len(calls) == 23:
-            raise KeyboardInterrupt
-        return value(arch)
-
-    with pytest.raises(KeyboardInterrupt):
-        dsm(40, evaluate=evaluate, out=tmp_path / "run")
-    calls = list(range(100))
-    result = nasplug.resume(tmp_path / "run", evaluate=evaluate)
-    assert (result.search.trials.archs == dsm(40).search.trials.archs).all()
+@pytest.mark.parametrize("check", method_checks("dsm"))
+def test_it_behaves(check):
+    check()
 
 
 # ---- DSM-NAS+

@@ -18,6 +18,7 @@ from nasplug.run.directory import RunDirectory
 torch = pytest.importorskip("torch")
 
 from nasplug.nn import mixed_ops  # noqa: E402
+from nasplug.testing import method_checks  # noqa: E402
 from nasplug_oneshot.paths import Target  # noqa: E402
 
 TINY = ("nb201:C=2,N=1/digits", "darts:C=2,layers=3/digits", "macro:C=4/digits")
@@ -193,6 +194,21 @@ def test_evolution_scores_new_archs_within_the_target():
 
 # ---- both
 
+METHODS = {
+    "proxyless": {},
+    "spos": {"epochs": 1, "population": 4, "parents": 2},
+}
+CHECKS = {
+    f"{name}-{check}": check
+    for name, options in METHODS.items()
+    for check in method_checks(registry().get("method", name)(**options))
+}
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+def test_they_behave(check):
+    check()
+
 
 @pytest.mark.parametrize("method", ["proxyless", "spos"])
 def test_within_a_learned_space(method):
@@ -201,23 +217,6 @@ def test_within_a_learned_space(method):
     result = run.run()
     assert region.contains(run.trials.archs).all()
     assert result.best.build()(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
-
-
-def test_within_a_mask():
-    region = nasplug.Mask(MANUAL, {f"layer{i}": ["k3e3", "k5e6"] for i in range(6)})
-    run = search("proxyless", within=region)
-    run.run()
-    assert region.contains(run.trials.archs).all()
-
-
-@pytest.mark.parametrize("method", ["proxyless", "spos"])
-def test_the_same_seed_finds_the_same(method):
-    options = {"epochs": 1} if method == "spos" else {}
-    first, again = (search(method, budget=3, **options) for _ in range(2))
-    first.run()
-    again.run()
-    assert np.array_equal(first.trials.archs, again.trials.archs)
-    assert np.array_equal(first.trials.values, again.trials.values)
 
 
 ON = {

@@ -2,15 +2,26 @@
 
 import json
 
-import numpy as np
 import pytest
 
 import nasplug
 from nasplug import ArchSet, Mask, NasplugError, Space
+from nasplug.kernel.registry import registry
+from nasplug.testing import method_checks
 
 OPS = ("bad", "poor", "good", "best")
 CHAIN = Space({f"layer{i}": OPS for i in range(6)})
 BUDGET = 150
+CHECKS = {
+    f"{name}-{check}": check
+    for name in ("shrink-abs", "shrink-padnas", "shrink-nse", "shrink-top", "shrink-random")
+    for check in method_checks(registry().get("method", name)(size=50))
+}
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+def test_they_behave(check):
+    check()
 
 
 def value(arch):
@@ -49,14 +60,6 @@ def test_ranking_keeps_exactly_as_many(method):
     assert isinstance(left, ArchSet)
     assert left.size == 300
     assert left.archs.sum(1).mean() > 11  # 9 in the whole space
-
-
-def test_they_stay_in_their_region_and_are_fixed_by_the_seed():
-    region = Mask(CHAIN, {"layer0": ["bad"]})
-    for method in ("shrink-top", "shrink-random"):
-        first, second = (shrink(method, within=region).subspace.archs for _ in "ab")
-        assert np.array_equal(first, second)
-        assert (first[:, 0] == 0).all()
 
 
 @pytest.mark.parametrize("method", ["shrink-abs", "shrink-padnas", "shrink-nse"])
