@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import sys
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import nasplug
 from nasplug import NasplugError
+from nasplug.cli import cli
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
 from torch import nn  # noqa: E402
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from nasplug import nn as nnas  # noqa: E402
-from nasplug.nn import initialise, load  # noqa: E402
+from nasplug.nn import accuracy, initialise, load  # noqa: E402
 
 X = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -335,3 +341,340 @@ def test_weights_of_what_is_chosen_have_a_gradient(space, net):
     taken = net.chosen(arch[None])[0]
     matters = np.array([True, False, True, True, True, True])  # hidden is not there
     assert ((weights.grad.numpy() != 0) == (taken & matters[:, None])).all()
+
+
+# ---- searches
+
+
+SMALL = {"width": 6, "hidden": 2, "depth": 1, "kernel": 3}
+SEARCHES = {  # on the whole space, or on what can be mixed of it
+    "random": {"evaluator": "train:epochs=2,lr=0.05", "budget": 3},
+    "regularized-evolution": {"evaluator": "train:epochs=1", "budget": 4, "population": 3},
+    "spos": {"epochs": 2, "population": 3, "parents": 2, "budget": 4},
+    "gdas": {"budget": 2},
+    "ddsas": {"budget": 2, "fixed": True},
+    "darts": {"budget": 2, "fixed": True},
+    "ostr-darts": {"budget": 2, "fixed": True},
+    "proxyless": {"budget": 2, "fixed": True},
+}
+
+
+@pytest.mark.parametrize("method", SEARCHES)
+def test_searches_end_with_trained_weights(method, space, digits):
+    """What is inherited classifies the validation data as the trial says."""
+    options = dict(SEARCHES[method])
+    region = space.fixed(SMALL) if options.pop("fixed", False) else space
+    result = nasplug.search(method, space=region, data=digits, tracking=False, **options)
+    best, data = result.best, load(digits).as_given()
+    assert region.contains(best.arch[None])[0]
+    model = best.inherit()
+    assert repr(model) == repr(best.build())
+    assert not any(type(module).__module__.startswith("nasplug") for module in model.modules())
+    exact = method in ("random", "regularized-evolution", "spos")  # else batch norms are gathered
+    assert abs(accuracy(model, data, data.val) - best.value) <= (0 if exact else 10)
+
+
+@pytest.mark.parametrize("method", ["ddsas", "darts", "ostr-darts", "proxyless"])
+def test_who_mixes_names_what_cannot_be_mixed(method, space, digits):
+    with pytest.raises(NasplugError, match=f"{method} adds up .* those of 'width' have outputs"):
+        nasplug.search(method, space=space, data=digits, budget=2, tracking=False)
+
+
+def test_partial_channels_are_refused(space, digits):
+    with pytest.raises(NasplugError, match="the options of Net take all channels, not 1/4"):
+        nasplug.search(
+            "pc-darts", space=space.fixed(SMALL), data=digits, budget=2, warmup=1, tracking=False
+        )
+
+
+def test_outputs_of_different_shapes_can_only_be_chosen(digits):
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down = nnas.Choice({"pool": nn.MaxPool2d(2), "skip": nn.Identity()}, "down")
+            self.act = nnas.Choice({"relu": nn.ReLU(), "tanh": nn.Tanh()}, "act")
+            self.head = nn.Linear(1, 10)
+
+        def forward(self, x):
+            return self.head(self.act(self.down(x)).mean((2, 3)))
+
+    space = nasplug.space_of(Pooled, X)
+    assert space.supernet().mixable.tolist() == [[False, False], [True, True]]
+    with pytest.raises(NasplugError, match="those of 'down' have outputs of different shapes"):
+        nasplug.search("darts", space=space, data=digits, budget=2, tracking=False)
+    options = {"epochs": 1, "population": 2, "parents": 2, "budget": 2, "tracking": False}
+    assert len(nasplug.search("spos", space=space, data=digits, **options).trials) == 2
+
+
+def test_a_function_of_ones_own_and_constraints(space):
+    """What it is told are the choices; nothing was trained, so that nothing is inherited."""
+    limit = int(np.median(space.flops(space.all())))
+    result = nasplug.search(
+        "random", space=space, evaluate=lambda arch: arch["width"] - arch["depth"], budget=8,
+        constraints=[f"flops<={limit}"], tracking=False,
+    )  # fmt: skip
+    assert (space.flops(result.search.trials.archs) <= limit).all()
+    with pytest.raises(NasplugError, match="has no weights to inherit, as nothing was trained"):
+        result.best.inherit()
+
+
+def test_only_the_best_weights_of_training_are_kept(space, digits):
+    result = nasplug.search(
+        "random", space=space, data=digits, evaluator="train:epochs=1", budget=2, tracking=False
+    )
+    worst = result.ranked()[-1]
+    with pytest.raises(NasplugError, match="were not kept, as those of the best trial"):
+        worst.inherit()
+
+
+def test_several_seeds_have_their_mean(digits):
+    space = nasplug.space_of(Net).fixed({**SMALL, "mixer": "skip"})
+    arch = space.arch("width=6,hidden=2,mixer=skip,depth=1,act=gelu")
+    values = [score(space, arch, digits, "train:epochs=2", seed) for seed in (3, 4)]
+    both = score(space, arch, digits, "train:epochs=2,seeds=2", 3)
+    assert values[0] != values[1]
+    assert both == np.mean(values)
+
+
+def score(space, arch, data, evaluator, seed):
+    problem = nasplug.Problem.of(space=space, data=data, evaluator=evaluator, seed=seed)
+    return problem.score(arch[None]).values[0]
+
+
+def test_training_is_pruned(space, digits):
+    result = nasplug.search(
+        "random", space=space, data=digits, evaluator="train:epochs=3", budget=8, prune=True,
+        tracking=False,
+    )  # fmt: skip
+    assert (result.search.trials.states == nasplug.State.PRUNED).any()
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("epoch=3", "unknown option of training 'epoch'; did you mean epochs"),
+        ("epochs=two", "training takes epochs=NUMBER above 0, got 'epochs=two'"),
+        ("lr=nan", "training takes lr=NUMBER above 0, got 'lr=nan'"),
+        ("seeds=0", "training takes seeds=NUMBER above 0, got 'seeds=0'"),
+    ],
+)
+def test_bad_options_of_training(option, said, space, digits):
+    with pytest.raises(NasplugError, match=said):
+        nasplug.search("random", space=space, data=digits, evaluator=f"train:{option}", budget=1)
+
+
+# ---- data
+
+
+def vectors(n=40):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(n, 6, generator=generator)
+    return x, (x[:, 0] > 0).long()
+
+
+class Vector(nn.Module):
+    def __init__(self):
+        super().__init__()
+        hidden = nnas.Choice([4, 8], "hidden")
+        self.body = nn.Sequential(
+            nnas.Linear(6, hidden), nnas.layer(nn.BatchNorm1d, hidden), nn.ReLU(),
+            nnas.Linear(hidden, 2),
+        )  # fmt: skip
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def forms():
+    x, y = vectors()
+    one = TensorDataset(x, y)
+    return {
+        "dataset": one,
+        "datasets": (one, TensorDataset(*vectors(20))),
+        "loaders": (DataLoader(one, 8, shuffle=True), DataLoader(one, 8)),
+        "tensors": (x, y),
+        "arrays": (x.numpy(), y.numpy()),
+        "pairs of arrays": ((x.numpy(), y.numpy()), (x.numpy(), y.numpy())),
+        "three": (one, one, one),
+        "float64": (x.double().numpy(), y.numpy().astype("uint8")),
+    }
+
+
+@pytest.mark.parametrize("form", forms())
+@pytest.mark.parametrize("method", ["random", "spos"])
+def test_data_of_ones_own(form, method):
+    options = {"evaluator": "train:epochs=1"} if method == "random" else {"epochs": 1}
+    result = nasplug.search(
+        method, model=Vector, data=forms()[form], budget=2, tracking=False, **options
+    )
+    assert (result.search.trials.values >= 0).all()
+    assert result.search.space.flops([[0]]) == 6 * 4 + 4 * 2  # of an example out of the data
+
+
+def test_data_are_taken_as_they_are():
+    """A network of one's own sees what it will see when it is deployed."""
+    x, y = vectors()
+    problem = nasplug.Problem.of(space=nasplug.space_of(Vector), data=(100 * x + 5, y))
+    images = problem.evaluator.images
+    assert float(images.normalise(images.train[0]).mean()) > 1
+
+
+def test_tokens_and_series():
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            width = nnas.Choice([4, 8], "width")
+            self.table = nnas.layer(nn.Embedding, 10, width)
+            self.mix = nnas.Choice(
+                {"conv": nnas.layer(nn.Conv1d, width, width, 3, padding=1), "skip": nn.Identity()},
+                "mix",
+            )
+            self.head = nnas.Linear(width, 2)
+
+        def forward(self, x):
+            return self.head(self.mix(self.table(x).transpose(1, 2)).mean(2))
+
+    tokens = torch.randint(10, (40, 7), generator=torch.Generator().manual_seed(0))
+    for method in ("random", "spos"):
+        result = nasplug.search(
+            method, model=Words, data=(tokens, tokens[:, 0] % 2), budget=2, tracking=False,
+            **({"evaluator": "train:epochs=1"} if method == "random" else {"epochs": 1}),
+        )  # fmt: skip
+        assert result.best.inherit()(tokens).shape == (40, 2)
+
+
+X6, Y6 = vectors()
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ((X6, Y6[:-1]), "there are 40 inputs and 39 labels"),
+        ((X6, X6[:, 0].numpy()), "a class label, a whole number"),
+        ((X6[:, :5], Y6), r"Vector cannot take inputs of \(5,\)"),
+        (
+            (X6, 3 * Y6),
+            r"Vector has an output of \(2,\) for each input, and the data have 4 classes",
+        ),
+        ([({"a": x}, 1) for x in X6], "inputs are one tensor or array each, not a dict"),
+        ([], "data takes a torch Dataset"),
+        (3, "data takes a torch Dataset"),
+        ("nothing.of:this", "there is no module 'nothing'"),
+        (
+            DataLoader(TensorDataset(X6, Y6), sampler=SubsetRandomSampler([1, 2])),
+            "a DataLoader with a sampler or a collate_fn of its own cannot be followed",
+        ),
+    ],
+)
+def test_data_that_do_not_fit(data, said):
+    with pytest.raises(NasplugError, match=said):
+        nasplug.search("random", model=Vector, data=data, budget=2, tracking=False)
+
+
+def test_data_of_another_shape_than_the_example(space):
+    with pytest.raises(NasplugError, match=r"Net is for inputs of \(1, 8, 8\), and the data have"):
+        nasplug.search("random", space=space, data=vectors(), budget=2, tracking=False)
+
+
+def test_a_model_has_a_space_of_its_own(space):
+    with pytest.raises(NasplugError, match="give space= or model=, not both"):
+        nasplug.search("random", space=space, model=Net, data=vectors(), budget=2)
+
+
+# ---- by names, on disk
+
+
+MODELS = """
+from torch import nn
+from nasplug import nn as nnas
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        hidden = nnas.Choice([4, 8, 12], "hidden")
+        act = nnas.Choice({"relu": nn.ReLU(), "tanh": nn.Tanh()}, "act")
+        self.body = nn.Sequential(nnas.Linear(6, hidden), act, nnas.Linear(hidden, 2))
+
+    def forward(self, x):
+        return self.body(x)
+
+def load():
+    from tests.test_marked import vectors
+    return vectors()
+
+number = 3
+"""
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    (tmp_path / "marked_models.py").write_text(MODELS)
+    (tmp_path / "marked_broken.py").write_text("import no_such_package")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    for name in ("marked_models", "marked_broken"):
+        sys.modules.pop(name, None)
+
+
+def run(*arguments):
+    done = CliRunner().invoke(
+        cli, [*arguments, "--no-track"] if arguments[0] == "run" else arguments
+    )
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.output
+
+
+NAMED = ("--model", "marked_models:Net", "--data", "marked_models:load")
+
+
+def test_the_command_line_runs_and_resumes(package):
+    first = run(
+        "run", "random", *NAMED, "--budget", "3", "--evaluator", "train:epochs=1", "--out", "r"
+    )
+    written = json.loads((package / "r" / "run.json").read_text())
+    assert (written["model"], written["data"]) == NAMED[1::2]
+    assert "hidden=" in first
+    journal = (package / "r" / "status.json").read_text()
+    assert "finished" in journal
+    assert run("resume", "r") == first
+    assert nasplug.resume("r").best.params.keys() == {"hidden", "act"}
+    assert "ok  space: Net" in run("doctor", "r")
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "said"),
+    [
+        ("marked_models:Nett", "marked_models:load", "did you mean marked_models:Net"),
+        ("marked_modles:Net", "marked_models:load", "there is no module 'marked_modles'"),
+        ("marked_broken:Net", "marked_models:load", "marked_broken does not load: ModuleNotFound"),
+        ("marked_models", "marked_models:load", "'marked_models' names nothing: MODULE:NAME"),
+        ("marked_models:number", "marked_models:load", "that builds one, got int"),
+        ("marked_models:Net", "marked_models:nn", "data takes a torch Dataset"),
+        ("marked_models:Net", "no-such-images", "no images for 'no-such-images'"),
+    ],
+)
+def test_bad_names(model, data, said, package):
+    with pytest.raises(NasplugError, match=said):
+        run("run", "random", "--model", model, "--data", data, "--budget", "1")
+
+
+def test_model_and_data_belong_together(package):
+    with pytest.raises(NasplugError, match="--model and --data belong together"):
+        run("run", "random", "--model", "marked_models:Net")
+
+
+def test_workers_can_be_sent_a_model_that_is_defined_here():
+    """As one of a notebook, which they cannot import; the weights stay with them."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+
+    class Here(Vector):
+        pass
+
+    problem = nasplug.Problem.of(
+        space=nasplug.space_of(Here), data=vectors(), evaluator="train:epochs=1"
+    )
+    sent = cloudpickle.loads(cloudpickle.dumps(problem))
+    archs = problem.space.all()
+    assert sent.score(archs).values.tolist() == problem.score(archs).values.tolist()

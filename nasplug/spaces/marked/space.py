@@ -59,10 +59,12 @@ class Marked(Space):
                 "example is one tensor, a batch of inputs such as torch.randn(2, 3, 32, 32); got "
                 f"{type(example).__name__}"
             )
-        self.factory, self.example, self.only = factory, example, dict(only or {})
+        self.factory, self.only = factory, dict(only or {})
+        self.example = None if example is None else example.detach().cpu()
         self.base = getattr(factory, "__name__", type(factory).__name__)
         self._measured: dict[bytes, Measured | str] = {}
         options = self._find_options()
+        self.only = {name: i for name, i in self.only.items() if name in options}
         decisions = {
             name: (every[self.only[name]],) if name in self.only else every
             for name, every in options.items()
@@ -171,7 +173,10 @@ class Marked(Space):
         wanted, given = tuple(self.example.shape[1:]), tuple(example.shape[1:])
         if wanted != given:
             raise NasplugError(f"{self.base} is for inputs of {wanted}, and the data have {given}")
-        output = self._any_measured.output
+        try:
+            output = self._any_measured.output
+        except NasplugError as error:
+            raise NasplugError(f"{self.base} cannot take inputs of {given}: {error}") from None
         if len(output) != 1 or output[0] < classes:
             raise NasplugError(
                 f"{self.base} has an output of {output} for each input, and the data have "
