@@ -406,6 +406,35 @@ def test_outputs_of_different_shapes_can_only_be_chosen(digits):
     assert len(nasplug.search("spos", space=space, data=digits, **options).trials) == 2
 
 
+def test_modules_may_take_and_return_whatever(digits):
+    """On a path; what is no tensor cannot be mixed."""
+
+    class Pair(nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.scale = scale
+
+        def forward(self, x, *, shift):
+            return self.scale * x + shift, shift
+
+    class Paired(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pair = nnas.Choice({"one": Pair(1), "two": Pair(2)}, "pair")
+            self.head = nn.Linear(64, 10)
+
+        def forward(self, x):
+            x, shift = self.pair(x, shift=1.0)
+            return self.head(x.flatten(1)) + shift
+
+    space = nasplug.space_of(Paired, X)
+    net = space.supernet()
+    assert not net.mixable.any()
+    for arch in space.all():
+        net.mix(torch.ones(1, 2), net.chosen(arch[None])[0])
+        torch.testing.assert_close(net(X), net.inherit(arch)(X))
+
+
 def test_a_function_of_ones_own_and_constraints(space):
     """What it is told are the choices; nothing was trained, so that nothing is inherited."""
     limit = int(np.median(space.flops(space.all())))
@@ -557,7 +586,9 @@ X6, Y6 = vectors()
             r"Vector has an output of \(2,\) for each input, and the data have 4 classes",
         ),
         ([({"a": x}, 1) for x in X6], "inputs are one tensor or array each, not a dict"),
+        ((X6.numpy().astype(str), Y6), "inputs must be numbers"),
         ([], "data takes a torch Dataset"),
+        ((), "data takes a torch Dataset"),
         (3, "data takes a torch Dataset"),
         ("nothing.of:this", "there is no module 'nothing'"),
         (

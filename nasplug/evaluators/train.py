@@ -75,7 +75,7 @@ class TrainEvaluator(FunctionEvaluator):
             space = space if suited.sizes == space.sizes else suited
         else:
             self.images = datasets.load(data, seed)
-            if isinstance(space, Marked) and not self.name:
+            if isinstance(space, Marked) and not isinstance(data, str | Images):
                 self.images = self.images.as_given()
             space = self.images.size(space)
         self.space = space

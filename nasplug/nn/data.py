@@ -203,8 +203,8 @@ def load(data: Any, seed: int = 0) -> Images:
         return by_name(data, seed)
     if isinstance(data, Images):
         return data
-    parts = data if isinstance(data, tuple) and len(data) <= 3 else (data,)
-    if is_arrays(parts) or is_pair(parts[:1] and parts[0]):
+    parts = data if isinstance(data, tuple) and 0 < len(data) <= 3 else (data,)
+    if is_arrays(parts) or is_pair(parts[0]):
         parts = (data,)
     return from_datasets(*map(dataset, parts), seed=seed)
 
@@ -213,7 +213,7 @@ def dataset(part: Any) -> Any:
     """Something with pairs of input and label, of what a part of the data may be given as."""
     if isinstance(part, DataLoader):
         plain = isinstance(part.sampler, SequentialSampler | RandomSampler)
-        if not plain or part.collate_fn is not default_collate:
+        if not plain or part.batch_size is None or part.collate_fn is not default_collate:
             raise NasplugError(
                 "a DataLoader with a sampler or a collate_fn of its own cannot be followed: give a "
                 "Dataset that has what it draws, such as torch.utils.data.Subset"
@@ -223,7 +223,10 @@ def dataset(part: Any) -> Any:
         inputs, labels = map(np.asarray, part)
         if len(inputs) != len(labels):
             raise NasplugError(f"there are {len(inputs)} inputs and {len(labels)} labels")
-        return [*zip(torch.tensor(inputs), labels, strict=True)]
+        try:
+            return [*zip(torch.tensor(inputs), labels, strict=True)]
+        except TypeError as error:  # of text, of objects
+            raise NasplugError(f"inputs must be numbers: {error}") from None
     if not (hasattr(part, "__getitem__") and hasattr(part, "__len__") and len(part)):
         raise NasplugError(
             "data takes a torch Dataset of (image, label) pairs, arrays (inputs, labels), "
