@@ -16,6 +16,7 @@ from nasplug.kernel.trial import State, Trial, TrialPruned, Trials
 
 if TYPE_CHECKING:
     from nasplug.run.api import resume, search
+    from nasplug.spaces.marked.space import space_of
     from nasplug.tuning import tune
 
 __all__ = [
@@ -23,11 +24,16 @@ __all__ = [
     "Hyperparameter", "Int", "Layered", "Mask", "Method", "NasplugError", "Problem", "Region",
     "Search", "Selection", "Source", "Space", "State", "Subspace", "Trial", "TrialPruned", "Trials",
     "__version__", "best_trials", "hookimpl", "problem", "problems", "resume", "search", "space",
-    "tune", "unknown",
+    "space_of", "tune", "unknown",
 ]  # fmt: skip
 
 # What brings more along than numpy and pluggy is imported when it is used.
 __getattr__ = late(
     __name__,
-    {"search": "nasplug.run.api", "resume": "nasplug.run.api", "tune": "nasplug.tuning"},
+    {
+        "search": "nasplug.run.api",
+        "resume": "nasplug.run.api",
+        "tune": "nasplug.tuning",
+        "space_of": "nasplug.spaces.marked.space",
+    },
 )

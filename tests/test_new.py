@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -87,10 +86,7 @@ def test_it_runs_and_passes_its_tests(made: tuple[str, Path], nb201_table: Path)
     assert run["trials"] == 2
     (plugin,) = (found for found in plugins if found["name"] == folder.name)
     assert (plugin["provides"], plugin["error"]) == ([NAMES[kind]], "")
-    if importlib.util.find_spec("nasplug.testing"):
-        call(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], folder, **environment
-        )
+    call([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], folder, **environment)
 
 
 def test_it_is_tidy(made: tuple[str, Path]) -> None:

@@ -11,6 +11,7 @@ pytest.importorskip("sklearn")
 from nasplug.nn.bilevel import MOMENTUM, WEIGHT_DECAY, BiLevel, Mixture  # noqa: E402
 from nasplug.nn.data import OnDisk, Stream, digits, load  # noqa: E402
 from nasplug.nn.mixed import MixedOp, mix  # noqa: E402
+from nasplug.spaces import NB201  # noqa: E402
 
 
 class Tiny(torch.nn.Module):
@@ -168,6 +169,6 @@ def test_a_dataset_of_the_users_own(monkeypatch):
         ):
             torch.testing.assert_close(a, b)
     with pytest.raises(NasplugError, match="channels, height, width"):
-        load([(np.zeros((8, 8)), 0)] * 4)
+        load([(np.zeros((8, 8)), 0)] * 4).size(NB201())
     with pytest.raises(NasplugError, match="class label, a whole number"):
         load([(np.zeros((1, 8, 8)), -1)] * 4)

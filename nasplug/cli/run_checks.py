@@ -84,7 +84,7 @@ def _openings(run: dict[str, Any]) -> Iterator[tuple[Check, str, Space | None]]:
             fix = f"install nasplug {run['nasplug']}, with which it was searched"
             yield Check("space", "fail", f"{opened.name} has changed since", fix), "", None
     for given, name in (
-        (run["scores"]["evaluator"] == "function", "evaluate"), (run["data"], "data"),
+        (run["scores"]["evaluator"] == "function", "evaluate"), (run["data"] is True, "data"),
     ):  # fmt: skip
         if given:
             yield Check(name, "ok", "was given from Python"), name, None

@@ -25,6 +25,7 @@ from nasplug.cli.options import (
 from nasplug.cli.output import Interrupted, loading, say, show_fact, show_json, show_rows
 from nasplug.cli.space import show_layers, show_quality
 from nasplug.cli.tracking import show_run
+from nasplug.errors import NasplugError
 from nasplug.hookspecs import hookimpl
 from nasplug.kernel.search import Search
 from nasplug.kernel.selection import Selection
@@ -47,6 +48,14 @@ workers = click.option(
 @click.command()
 @click.argument("method")
 @problem_options
+@click.option(
+    "--model", metavar="MODULE:NAME",
+    help="Your own network with its choices marked in place, instead of a problem.",
+)  # fmt: skip
+@click.option(
+    "--data", metavar="MODULE:NAME",
+    help="What --model is trained on: a function that returns it, or a name such as digits.",
+)  # fmt: skip
 @click.option("--budget", type=int, default=BUDGET, show_default=True, help="Trials.")
 @seed
 @click.option(
@@ -107,13 +116,17 @@ def run(
     settings: tuple[str, ...],
     config: Path | None,
     within: Path | None,
+    model: str | None,
+    data: str | None,
     out: Path | None,
     track: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Search with METHOD for a good architecture."""
-    loading(f"{method} on {on}" if on else method)
+    if bool(model) != bool(data):
+        raise NasplugError("--model and --data belong together: a network, and what to train it on")
+    loading(f"{method} on {on or model}" if on or model else method)
     if options["init"]:
         loading(f"first archs: {options['init']}")
     hyperparameters = parse_settings(method, settings)
@@ -122,8 +135,10 @@ def run(
     with _interruptible() as witness:
         selection = search(
             method,
-            on or (None if within else own_problem(method)),
+            on or (None if within or model else own_problem(method)),
             within=within,
+            model=model,
+            data=data,
             out=out or True,
             tracking=track,
             plugins=[witness],

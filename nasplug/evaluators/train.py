@@ -2,38 +2,62 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
 from nasplug.errors import NasplugError, unknown
 from nasplug.evaluators.function import FunctionEvaluator
 from nasplug.hookspecs import hookimpl
 from nasplug.kernel.search import Search
-from nasplug.kernel.space import Space
+from nasplug.kernel.space import Archs, Space
 from nasplug.kernel.trial import Trial, TrialPruned, Trials
 from nasplug.nn import data as datasets
 from nasplug.nn.data import Images
 from nasplug.nn.training import initialise, train
+from nasplug.spaces.marked.space import Marked
+
+LR = 0.1
+KEPT = {"val_acc": "value", "test_acc": "report"}  # metrics, as `train` has them
+
+
+def settings(option: str) -> dict[str, float]:
+    """``epochs=20,lr=0.05`` -> {"epochs": 20, "lr": 0.05}."""
+    found: dict[str, float] = {}
+    for part in filter(None, option.split(",")):
+        name, _, text = part.partition("=")
+        if name not in ("epochs", "seeds", "lr"):
+            raise unknown("option of training", name, ("epochs", "seeds", "lr"))
+        try:
+            found[name] = float(text) if name == "lr" else int(text)
+        except ValueError:
+            found[name] = 0
+        if not 0 < found[name] < math.inf:
+            raise NasplugError(f"training takes {name}=NUMBER above 0, got {part!r}")
+    return found
 
 
 class TrainEvaluator(FunctionEvaluator):
     """The reward is the validation accuracy, the report the test accuracy, both in %.
 
     data: a name that `nasplug.nn.load` knows, or images of the user's own; to their shape and
-    classes the space is sized. The split and the training are fixed by the search's seed, so an
-    arch has one value in a search. For spaces that build networks of images.
+    classes the space is sized; the user's own networks have them as they are given, and others
+    normalised. The split and the training are fixed by the search's seed, so an arch has one value
+    in a search. option: ``epochs=20,seeds=3,lr=0.05``; of several seeds the mean is the value.
 
     The fidelity are the epochs of one training, whose learning rate falls by a cosine to 0 at the
     highest: an arch that was trained for less has stopped on the way there, and goes on from its
-    checkpoint as if it never had.
+    checkpoint as if it never had. With several seeds there is none.
     """
 
+    option = "epochs=NUMBER,seeds=NUMBER,lr=NUMBER"
     epochs: ClassVar[dict[str, int]] = {"digits": 5, "": 12}
-    fidelity: tuple[str, int, int]
     search: Search | None = None  # to which it says what it is doing
 
     def __init__(
@@ -43,8 +67,11 @@ class TrainEvaluator(FunctionEvaluator):
         reward: str | None = None,
         report: str | None = None,
         seed: int = 0,
+        option: str = "",
     ) -> None:
         self.name, self.seed = (data if isinstance(data, str) else ""), seed
+        self.settings = settings(option)
+        self.best: tuple[float, Archs, dict[str, Tensor]] | None = None
         if not space.builds:
             raise NasplugError(f"{space.name} builds no networks that could be trained")
         if self.name in self.data(space):
@@ -52,14 +79,18 @@ class TrainEvaluator(FunctionEvaluator):
             space = space if suited.sizes == space.sizes else suited
         else:
             self.images = datasets.load(data, seed)
+            if isinstance(space, Marked) and not isinstance(data, str | Images):
+                self.images = self.images.as_given()
             space = self.images.size(space)
         self.space = space
         super().__init__(space, self._train)
-        self.fidelity = ("epochs", 1, self.epochs.get(self.name, self.epochs[""]))
+        self.most = int(self.settings.get("epochs", self.epochs.get(self.name, self.epochs[""])))
+        self.seeds = int(self.settings.get("seeds", 1))
+        self.fidelity = ("epochs", 1, self.most) if self.seeds == 1 else None
         self.reward, self.report = reward or "val_acc", report or "test_acc"
         for wanted in (self.reward, self.report):
-            if wanted not in ("val_acc", "test_acc"):
-                raise unknown("metric of training", wanted, ("val_acc", "test_acc"))
+            if wanted not in KEPT:
+                raise unknown("metric of training", wanted, KEPT)
 
     @cached_property
     def images(self) -> Images:
@@ -80,6 +111,11 @@ class TrainEvaluator(FunctionEvaluator):
             return ""
         return "to train on it, set NASPLUG_DATA to the folder that holds cifar10/train.parquet"
 
+    def reach(self, low: int, high: int) -> None:
+        if self.fidelity is None:
+            raise NasplugError("one training has a fidelity, several seeds a mean: leave one away")
+        super().reach(low, high)
+
     @hookimpl
     def evaluate(self, search: Search | None, candidates: Trials) -> Trials:
         self.search = search
@@ -94,6 +130,9 @@ class TrainEvaluator(FunctionEvaluator):
             self.search.activity = activity
 
     def _train(self, arch: dict[str, Any], trial: Trial) -> dict[str, Any]:
+        epochs = self.fidelity[2] if self.fidelity else self.most
+        until = trial.fidelity or epochs
+
         def begin(epoch: int) -> None:
             self._say(f"trial {trial.number}: epoch {epoch}/{until}")
 
@@ -102,24 +141,47 @@ class TrainEvaluator(FunctionEvaluator):
             return trial.should_prune()
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = initialise(lambda: self.space.build(trial.arch), self.seed).to(device)
-        _, _, epochs = self.fidelity
-        until = trial.fidelity
-        result = train(
-            model, self.images, epochs, self.seed, until=until, checkpoint=trial.checkpoint,
-            report=report if trial.pruner else None, begin=begin,
-        )  # fmt: skip
-        if result["pruned"]:
-            raise TrialPruned
-        scores = {"val_acc": result["value"], "test_acc": result["report"]}
+        results: list[dict[str, Any]] = []
+        models: list[nn.Module] = []
+        for seed in range(self.seed, self.seed + self.seeds):
+            model = initialise(lambda: self.space.build(trial.arch), seed).to(device)
+            result = train(
+                model, self.images, epochs, seed, until=until, checkpoint=trial.checkpoint,
+                lr=self.settings.get("lr", LR), begin=begin,
+                report=report if trial.pruner and not models else None,  # pruned by the first
+            )  # fmt: skip
+            if result["pruned"]:
+                raise TrialPruned
+            results.append(result)
+            models.append(model)
+        means = {name: float(np.mean([one[name] for one in results])) for name in results[0]}
+        values = [one[KEPT[self.reward]] for one in results]
+        if until == epochs and (self.best is None or np.mean(values) > self.best[0]):
+            weights = models[int(np.argmax(values))].cpu().state_dict()
+            self.best = float(np.mean(values)), trial.arch, weights
         return {
-            "value": scores[self.reward],
-            "report": scores[self.report],
-            "cost": result["seconds"],
-            "params": result["params"],
-            "trained_epochs": result["trained"],
+            "value": means[KEPT[self.reward]],
+            "report": means[KEPT[self.report]],
+            "cost": sum(one["seconds"] for one in results),
+            "params": means["params"],
+            "trained_epochs": means["trained"],
             **self._flops(trial),
         }
+
+    def inherit(self, wanted: Archs) -> nn.Module:
+        """The network as it was trained; NasplugError if only its score was kept, as those of the
+        best training are, unless it was a worker's or in a search that was interrupted."""
+        arch, weights = self.best[1:] if self.best else (None, {})
+        if arch is None or not np.array_equal(
+            *self.space.classes(np.array([arch, wanted]))[:, None]
+        ):
+            raise NasplugError(
+                f"the weights of {self.space.to_str(wanted)} were not kept, as those of the best "
+                "trial of this process are: build() and train it"
+            )
+        model = self.space.build(arch)
+        model.load_state_dict(weights)
+        return model.eval()
 
     def _flops(self, trial: Trial) -> dict[str, float]:
         """{"flops": multiply-adds of the network that is trained}, where the space knows them."""

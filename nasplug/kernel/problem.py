@@ -26,8 +26,8 @@ class Evaluator(Protocol):
     are preferred in the order of their registration. One that looks scores up, or computes them in
     no time, says ``free = True``; one that scores isomorphic archs differently says
     ``apart = True``: else one of them is scored, and the others have its score. One that may be
-    asked for as ``NAME:OPTION`` has an attribute `option`, what that is, and takes ``option=``; it
-    is opened when it is named, whatever `data` says. One that can score an arch for less, and go
+    asked for as ``NAME:OPTION`` has an attribute `option`, what that is, and takes ``option=``; if
+    `data` lists nothing, it is opened when it is named. One that can score an arch for less, and go
     on from there, says ``fidelity = (name, low, high)``, such as ``("epochs", 1, 12)``: it scores
     each row up to its fidelity; `reach(low, high)` sets other bounds, or raises NasplugError.
     """
@@ -219,7 +219,8 @@ def problem(
     passed: list[Any] = []  # evaluators that cannot score it
     reasons: list[str] = []
     for candidate, cls in _evaluators(evaluator, reasons):
-        if data not in cls.data(sized) and not (evaluator and hasattr(cls, "option")):
+        known = cls.data(sized)
+        if data not in known and (known or not (evaluator and hasattr(cls, "option"))):
             passed.append(cls)
             continue
         if passed and cls.missing(sized, data):
@@ -227,10 +228,10 @@ def problem(
                 better.missing(sized, data)
         scorer = _open(candidate, sized, data, reward=reward, report=report, seed=seed)
         return Problem(sized, data, scorer, candidate, scorer.maximize, scorer.region)
-    known = {d for cls in passed for d in cls.data(sized)}
+    others = {d for cls in passed for d in cls.data(sized)}
     fix = next(filter(None, [*(cls.missing(sized, data) for cls in passed), *reasons]), "")
     scored = f" scored by {evaluator}" if evaluator else ""
-    raise unknown(f"problem{scored}", data, known, fix, prefix=f"{space_name}/")
+    raise unknown(f"problem{scored}", data, others, fix, prefix=f"{space_name}/")
 
 
 def _open(evaluator: str, space: Space, data: Any, **rest: Any) -> Any:

@@ -76,6 +76,7 @@ class Selection:
         for arch in self.archs[:n]:
             scored = last.get(self.search.keys(arch[None])[0])
             found.append(Trial(-1, arch, trials.space) if scored is None else trials[scored])
+            found[-1].trained = getattr(self.search.problem.evaluator, "inherit", None)
         return found
 
     @property

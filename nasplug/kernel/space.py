@@ -200,6 +200,11 @@ class Space:
         """The same space with networks of the size that suits a data set; most have one size."""
         return self
 
+    def suited(self, example: Any, classes: int) -> Self:
+        """The same space with networks for inputs like these of so many classes; NasplugError if
+        there are none."""
+        return self
+
     # ---- reading archs
 
     def check(self, archs: npt.ArrayLike) -> Archs:

@@ -310,6 +310,7 @@ class Trial:
     metrics: dict[str, float] = field(default_factory=dict)
     user_attrs: dict[str, Any] = field(default_factory=dict)
     pruner: Callable[[Trial], bool] | None = field(default=None, repr=False)
+    trained: Callable[[Archs], torch.nn.Module] | None = field(default=None, repr=False)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -339,6 +340,12 @@ class Trial:
     def build(self, **sizes: int) -> torch.nn.Module:
         """The network that was scored, freshly initialised; of another size, if one is given."""
         return self.space.sized(**sizes).build(self.arch)
+
+    def inherit(self) -> torch.nn.Module:
+        """The network with the weights that scored it: of a supernet, or of its own training."""
+        if self.trained is None:
+            raise NasplugError(f"{self} has no weights to inherit, as nothing was trained: build()")
+        return self.trained(self.arch)
 
     def __str__(self) -> str:
         return self.space.to_str(self.arch)

@@ -2,6 +2,7 @@
 
 from nasplug.nn.bilevel import Batch, BiLevel, Mixture
 from nasplug.nn.blocks import ConvBN, ConvBNReLU, Residual, inverted_residual, project
+from nasplug.nn.choices import BatchNorm2d, Choice, Conv2d, Linear, Repeat, layer
 from nasplug.nn.convolution import AvgPool, Depthwise, Pointwise, convolution
 from nasplug.nn.data import Images, Stream, load, mixed_seed
 from nasplug.nn.mixed import (
@@ -36,18 +37,23 @@ __all__ = [
     "GRAY",
     "AvgPool",
     "Batch",
+    "BatchNorm2d",
     "BiLevel",
     "Bools",
+    "Choice",
+    "Conv2d",
     "ConvBN",
     "ConvBNReLU",
     "Depthwise",
     "Floats",
     "Images",
+    "Linear",
     "MixedOp",
     "Mixture",
     "Oneshot",
     "Op",
     "Pointwise",
+    "Repeat",
     "Residual",
     "Shared",
     "Stream",
@@ -66,6 +72,7 @@ __all__ = [
     "gumbel",
     "initialise",
     "inverted_residual",
+    "layer",
     "load",
     "mix",
     "mixed_ops",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import count
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, default_collate
 
 from nasplug.errors import NasplugError
 from nasplug.kernel.space import Space
@@ -39,6 +39,8 @@ class OnDisk(Dataset[Tensor]):
 
     def __getitem__(self, row: int) -> Tensor:
         image = self.dataset[int(self.indices[row])][0]
+        if isinstance(image, tuple | Mapping):
+            raise NasplugError(f"inputs are one tensor or array each, not a {type(image).__name__}")
         return image if isinstance(image, Tensor) else torch.tensor(np.asarray(image))
 
     def to(self, device: torch.device | str) -> OnDisk:
@@ -97,17 +99,17 @@ class Images:
         return self.train[0].shape[2]
 
     def size(self, space: Space) -> Space:
-        """A space with networks for these images, if it has sizes; NasplugError if they are not
-        square."""
-        if not space.sizes:
-            return space
-        height, width = self.train[0].shape[2:]
-        if height != width:
-            raise NasplugError(
-                f"images of {height}x{width} are not square, as networks of {space.name} need "
-                "them: resize or crop them"
-            )
-        return space.sized(channels=self.in_channels, classes=self.num_classes, resolution=height)
+        """A space with networks for these; NasplugError if it has none."""
+        return space.suited(self.example, self.num_classes)
+
+    @property
+    def example(self) -> Tensor:
+        """(1, ...) the first one to train on, as networks see it."""
+        return self.normalise(self.train[0][0][None])
+
+    def as_given(self) -> Images:
+        """The same, not normalised."""
+        return replace(self, mean=torch.zeros_like(self.mean), std=torch.ones_like(self.std))
 
     def to(self, device: torch.device | str) -> Images:
         """The same on a device, where batches are then made without waiting for the host."""
@@ -119,7 +121,10 @@ class Images:
         return replace(self, train=train, val=val, test=test, mean=mean, std=std)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(b, c, h, w) as stored -> float32, mean 0 and standard deviation 1 per channel."""
+        """(b, c, ...) as stored -> float32, mean 0 and standard deviation 1 per channel; sequences
+        of whole numbers (b, n), which are tokens, as they are."""
+        if is_tokens(images):
+            return images
         return (images.float() - self.mean) / self.std
 
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -184,21 +189,56 @@ def mixed_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+def is_tokens(inputs: Tensor | OnDisk) -> bool:
+    """Whether they are sequences of numbers that stand for something, such as words."""
+    return isinstance(inputs, Tensor) and inputs.ndim == 2 and inputs.dtype == torch.int64
+
+
 def load(data: Any, seed: int = 0) -> Images:
-    """Images to train on: by name, or a torch Dataset of (image, label) pairs, or a tuple of two
-    or three of those for training, validation and test, or Images as they are."""
+    """What to train on: by name, or a torch Dataset of (image, label) pairs, or a pair of arrays
+    (all inputs, all labels), or a tuple of two or three of those for training, validation and test;
+    or Images as they are. A DataLoader will do for its Dataset. Inputs may also be vectors (n,),
+    series (channels, n) or tokens, int64 (n,)."""
     if isinstance(data, str):
         return by_name(data, seed)
     if isinstance(data, Images):
         return data
-    if not (hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data)):
+    parts = data if isinstance(data, tuple) and 0 < len(data) <= 3 else (data,)
+    if is_arrays(parts) or is_pair(parts[0]):
+        parts = (data,)
+    return from_datasets(*map(dataset, parts), seed=seed)
+
+
+def dataset(part: Any) -> Any:
+    """Something with pairs of input and label, of what a part of the data may be given as."""
+    if isinstance(part, DataLoader):
+        plain = isinstance(part.sampler, SequentialSampler | RandomSampler)
+        if not plain or part.batch_size is None or part.collate_fn is not default_collate:
+            raise NasplugError(
+                "a DataLoader with a sampler or a collate_fn of its own cannot be followed: give a "
+                "Dataset that has what it draws, such as torch.utils.data.Subset"
+            )
+        part = part.dataset
+    if is_arrays(part):
+        inputs, labels = map(np.asarray, part)
+        if len(inputs) != len(labels):
+            raise NasplugError(f"there are {len(inputs)} inputs and {len(labels)} labels")
+        try:
+            return [*zip(torch.tensor(inputs), labels, strict=True)]
+        except TypeError as error:  # of text, of objects
+            raise NasplugError(f"inputs must be numbers: {error}") from None
+    if not (hasattr(part, "__getitem__") and hasattr(part, "__len__") and len(part)):
         raise NasplugError(
-            "data takes a torch Dataset of (image, label) pairs, a tuple of those for training and "
-            f"validation, or nasplug.nn.Images, got {data!r}"
+            "data takes a torch Dataset of (image, label) pairs, arrays (inputs, labels), "
+            f"a tuple of those for training and validation, or nasplug.nn.Images, got {part!r}"
         )
-    if isinstance(data, tuple) and len(data) <= 3 and not is_pair(data[0]):
-        return from_datasets(*data, seed=seed)
-    return from_datasets(data, seed=seed)
+    return part
+
+
+def is_arrays(part: Any) -> bool:
+    """Whether it is a pair of arrays, of all inputs and all labels."""
+    pair = isinstance(part, tuple) and len(part) == 2 and all(hasattr(x, "__array__") for x in part)
+    return pair and np.ndim(part[1]) == 1 and np.ndim(part[0]) > 1
 
 
 def is_pair(item: Any) -> bool:
@@ -258,6 +298,8 @@ def from_datasets(
 ) -> Images:
     """Any torch ``Dataset`` of (image, label) -> Images; an image is a (c, h, w) tensor or array.
 
+    A vector (n,) and a series (channels, n) will do, too.
+
     Without `val`, a random half of `train` is it; without `test`, `val` is. Transforms should not
     be random: `padding` asks for the usual crops and mirroring.
     """
@@ -270,12 +312,10 @@ def from_datasets(
         first, second = _part(train, labels, order), _part(val, _labels(val))
     third = second if test is None else _part(test, _labels(test))
     images = first[0]
-    if len(images.shape) != 4:
-        raise NasplugError(
-            f"a Dataset must give (channels, height, width) images, got {tuple(images.shape[1:])}"
-        )
+    if len(images.shape) < 2:
+        raise NasplugError("a Dataset must give inputs with a shape, got single numbers")
     sample = next(read(images, [torch.arange(min(SAMPLE, len(first[1])))])).float()
-    std, mean = torch.std_mean(sample, (0, 2, 3), keepdim=True)
+    std, mean = torch.std_mean(sample, (0, *range(2, sample.ndim)), keepdim=True)
     classes = 1 + int(max(labels.max() for _, labels in (first, second, third)))
     return Images(first, second, third, classes, mean[0], std[0].clamp(min=1e-6), padding)
 

@@ -16,6 +16,8 @@ from nasplug.errors import NasplugError
 
 Bools = npt.NDArray[np.bool_]
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
 
 class Op(nn.Sequential):
     """Layers that end in a batch norm, which may take a scale: scale * op(x) in no extra pass."""
@@ -159,7 +161,7 @@ def batch_statistics(net: nn.Module) -> nn.Module:
     """Let every batch norm use its batch's statistics, always: those of a path in a supernet
     depend on what else was in the mask."""
     for norm in net.modules():
-        if isinstance(norm, nn.BatchNorm2d):
+        if isinstance(norm, BATCH_NORMS):
             norm.track_running_stats = False
             norm.running_mean = norm.running_var = norm.num_batches_tracked = None
     return net

@@ -35,7 +35,7 @@ from nasplug.nn.data import Images
 from nasplug.nn.mixed import Bools
 from nasplug.nn.pictures import draw_epochs
 from nasplug.nn.supernet import Floats, Supernet
-from nasplug.nn.training import fixed_threads, initialise, to_device
+from nasplug.nn.training import fixed_threads, initialise, recalibrate, to_device
 
 logger = logging.getLogger("nasplug")
 
@@ -155,7 +155,8 @@ class Oneshot(Method):
             raise NasplugError(
                 f"{search.method_name} adds up the choices of a decision, and those of "
                 f"{self.net.decisions[int(unmixable.argmax())]!r} have outputs of different "
-                "shapes: restrict it to one, or take a method of single paths"
+                "shapes, or are values or depths: restrict it to one, or take a method of single "
+                "paths"
             )
         images = len(self.images.train[1])
         self.batch_size = self.batch or max(min(BATCH, images // STEPS), FEWEST)
@@ -299,6 +300,10 @@ class Oneshot(Method):
         if epoch == SETTLED and not self.moved:
             logger.warning("no edge's choice has changed in %d epochs", epoch)
         return metrics
+
+    def inherit(self, arch: Archs) -> torch.nn.Module:
+        """The network of an arch with the weights learned here, its batch norms recalibrated."""
+        return recalibrate(self.net.inherit(arch), self.images).cpu()
 
     @hookimpl
     def select_final(self, search: Search) -> Selection:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from nasplug.nn.data import Images, Part, read
+from nasplug.nn.mixed import BATCH_NORMS
 
 Module = TypeVar("Module", bound=nn.Module)
 Report = Callable[[int, float], bool | None]  # (epoch, accuracy) -> whether to stop
@@ -163,17 +164,20 @@ def recalibrate(model: nn.Module, data: Images, batches: int = 20, batch: int = 
     For networks whose weights were inherited from a supernet.
     """
     device = next(model.parameters()).device
-    for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.track_running_stats, norm.momentum = True, None
-            norm.running_mean = torch.zeros(norm.num_features, device=device)
-            norm.running_var = torch.ones(norm.num_features, device=device)
-            norm.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=device)
+    norms = [norm for norm in model.modules() if isinstance(norm, BATCH_NORMS)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.track_running_stats, norm.momentum = True, None
+        norm.running_mean = torch.zeros(norm.num_features, device=device)
+        norm.running_var = torch.ones(norm.num_features, device=device)
+        norm.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=device)
     model.train()
     images, labels = data.train
     rows = torch.split(torch.arange(len(labels), device=labels.device), batch)[:batches]
     for raw in read(images, rows):
         model(data.normalise(raw.to(data.mean.device)).to(device))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
     return model.eval()
 
 

@@ -28,6 +28,7 @@ from nasplug.kernel.tree import jsonable, map_leaves
 from nasplug.run import report as reports
 from nasplug.run.constraints import Constraints
 from nasplug.run.directory import RunDirectory, environment, free_directory
+from nasplug.run.imported import imported, loaded
 from nasplug.run.init import Init
 from nasplug.run.parallel import Parallel, Workers
 from nasplug.run.progress import bar
@@ -42,6 +43,7 @@ def search(
     budget: int,
     seed: int = 0,
     space: Space | None = None,
+    model: Callable[[], Any] | str | None = None,
     evaluate: Callable[..., Any] | None = None,
     data: Any = None,
     direction: Literal["maximize", "minimize"] = "maximize",
@@ -76,9 +78,11 @@ def search(
     evaluate: a function of {decision: choice}, and of the trial if it takes one (a parameter named
         ``trial``, or a second one without a default), that returns the value, or a mapping with
         "value", "report", "cost" and further metrics. `direction` is about that value. Or
-    data: images to train on, a torch Dataset of (image, label) pairs or a pair of those for
-        training and validation; methods that train a supernet train it on them, the others
-        train archs one by one.
+    data: what to train on, a torch Dataset of (image, label) pairs, arrays (inputs, labels), or a
+        pair of those for training and validation; methods that train a supernet train it on them,
+        the others train archs one by one (``evaluator="train:epochs=20,seeds=3,lr=0.05"``).
+    model: in place of a space your own network with its choices marked in place, as
+        `nasplug.space_of` takes it. It and `data` may also be names, ``"mypkg.models:Net"``.
     fidelity: (low, high), between which an arch may be scored by methods such as "hyperband": the
         epochs of training, or whatever an `evaluate` function that takes the trial makes of
         ``trial.fidelity`` and ``trial.checkpoint`` (docs/fidelity.md). Other methods score at the
@@ -132,21 +136,26 @@ def search(
         "objectives": objectives, "scalarise": scalarise,
         "at_once": crew.size, "asynchronous": asynchronous,
     }  # fmt: skip
-    if on is None and space is None and isinstance(within, Path | str):
+    if on is None and space is None and model is None and isinstance(within, Path | str):
         on, space = searched(RunDirectory.open(within).run)
     chosen, name = find_method(method, hyperparameters)
-    problem = Problem.of(
-        on, space=space, evaluate=evaluate, data=data, direction=direction, evaluator=evaluator,
-        reward=reward, report=report, seed=seed, scores_itself=hasattr(chosen, "evaluate"),
+    opened = partial(
+        Problem.of,
+        on,
+        space=marked(model, space),
+        evaluate=evaluate,
+        data=named_data(data),
+        seed=seed,
+    )
+    problem = opened(
+        direction=direction, evaluator=evaluator, reward=reward, report=report,
+        scores_itself=hasattr(chosen, "evaluate"),
     )  # fmt: skip
     if fidelity is not None and hasattr(chosen, "evaluate"):
         raise NasplugError(f"{name} scores what it trains by itself: leave fidelity= away")
     problem.reach(fidelity)
     region = shrunk(problem.space, within) if isinstance(within, Path | str) else within
-    first = None
-    if init is not None:
-        ranker = partial(Problem.of, on, space=space, evaluate=evaluate, data=data, seed=seed)
-        first = Init(init, ranker)
+    first = None if init is None else Init(init, opened)
     run = make_search(problem, chosen, name, within=region, init=first, plugins=plugins, **options)
     prune = {True: "median", False: None}[prune] if isinstance(prune, bool) else prune
     add_pruner(run, prune)
@@ -161,7 +170,8 @@ def search(
                 "hyperparameters": _written(getattr(chosen, "hyperparameters", hyperparameters)),
                 "problem": on,
                 "space": _space_written(problem.space),
-                "data": data is not None,
+                "model": model if isinstance(model, str) else None,
+                "data": data if isinstance(data, str) else data is not None,
                 "direction": direction,
                 "evaluator": evaluator,
                 "reward": reward,
@@ -195,6 +205,7 @@ def resume(
     *,
     method: Any = None,
     space: Space | None = None,
+    model: Callable[[], Any] | str | None = None,
     evaluate: Callable[..., Any] | None = None,
     data: Any = None,
     prune: Any = None,
@@ -205,7 +216,7 @@ def resume(
 ) -> Selection:
     """Continue an interrupted search: the same trials as if it had never been interrupted.
 
-    What cannot be written down (a method object, `evaluate`, `data`, a Space subclass of your own,
+    What cannot be written down (a method object, `evaluate`, `data`, `model`, a Space of your own,
     a pruner or an executor, and `sources` of the method) has to be given again; other `workers`
     score the same trials. An asynchronous search goes on from all that was scored. Resuming a
     finished run replays it and returns its selection. NasplugError if another process searches it.
@@ -217,6 +228,7 @@ def resume(
             f"{run_dir} scored archs with a function of yours: "
             "nasplug.resume(run_dir, evaluate=function)"
         )
+    data = run["data"] if data is None and isinstance(run["data"], str) else data
     if run["data"] and data is None:
         raise NasplugError(
             f"{run_dir} trained on data of yours: nasplug.resume(run_dir, data=data)"
@@ -237,9 +249,9 @@ def resume(
         chosen, name = find_method(wanted, {**run["hyperparameters"], **sources})
     else:
         chosen, name = find_method(method, sources)
-    on, space = searched(run, space)
+    on, space = searched(run, marked(model, space))
     problem = Problem.of(
-        on, space=space, evaluate=evaluate, data=data, direction=run["direction"],
+        on, space=space, evaluate=evaluate, data=named_data(data), direction=run["direction"],
         evaluator=run["evaluator"], reward=run["reward"], report=run["report"],
         seed=run["options"]["seed"], scores_itself=hasattr(chosen, "evaluate"),
     )  # fmt: skip
@@ -433,6 +445,25 @@ def shrunk(space: Space, run_dir: Path | str) -> Subspace:
     return load(space, file)
 
 
+def marked(model: Callable[[], Any] | str | None, space: Space | None = None) -> Space | None:
+    """The space of a network of the user's own, or of its name; if there is none, the other one."""
+    if model is None:
+        return space
+    if space is not None:
+        raise NasplugError("give space= or model=, not both: a model has a space of its own")
+    factory = imported(model) if isinstance(model, str) else model
+    try:
+        found: Space = import_module("nasplug.spaces.marked.space").space_of(factory)
+    except ImportError as error:
+        raise lacking("model", error) from None
+    return found
+
+
+def named_data(data: Any) -> Any:
+    """What data names as MODULE:NAME; any other as it is."""
+    return loaded(data) if isinstance(data, str) and ":" in data else data
+
+
 def _space_written(space: Space) -> dict[str, Any]:
     """A space for run.json: by its name, the data whose sizes it has and a fingerprint; a plain
     one by its decisions as well, if JSON gives them back as they are."""
@@ -462,6 +493,8 @@ def searched(run: Mapping[str, Any], given: Space | None = None) -> tuple[str | 
         return run["problem"], None
     if given is not None:
         return None, given
+    if run["model"]:
+        return None, marked(run["model"])
     if written["decisions"]:
         return None, Space(written["decisions"], written["name"])
     with suppress(NasplugError):

@@ -43,7 +43,7 @@ RUN: Schema = {
     "format": (int,), "nasplug": (str,), "key": (str,),
     "method": (str,), "hyperparameters": (dict,), "problem": (str, NONE),
     "space": {"name": (str,), "data": (str,), "fingerprint": (str,), "decisions": (dict, NONE)},
-    "data": (bool,), "direction": (str,),
+    "model": (str, NONE), "data": (bool, str), "direction": (str,),
     "evaluator": (str, NONE), "reward": (str, NONE), "report": (str, NONE),
     "scores": {
         "problem": (str,), "evaluator": (str,), "maximize": (bool,), "reward": (str,),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nasplug.spaces.learned import Learned
     from nasplug.spaces.macro.space import Macro
     from nasplug.spaces.manual_irb.space import ManualIRB
+    from nasplug.spaces.marked.space import Marked
     from nasplug.spaces.mobilenet import MobileNet
     from nasplug.spaces.nb101 import NB101
     from nasplug.spaces.nb201.space import NB201
@@ -42,13 +43,14 @@ MODULES = {  # of the classes
     **{target.split(":")[1]: f"{__name__}.{target.split(':')[0]}" for target, _ in SPACES.values()},
     "EdgeMask": f"{__name__}.darts.space",
     "Learned": f"{__name__}.learned",
+    "Marked": f"{__name__}.marked.space",
     "Sized": f"{__name__}.sized",
     "SkeletonSpace": f"{__name__}.skeleton.space",
 }
 
 __all__ = [
     "NB101", "NB201", "AnyNetX", "Darts", "EdgeMask", "FairNAS", "Graph", "Learned", "Macro",
-    "ManualIRB", "MobileNet", "OpenCells", "ShuffleNetV2", "Sized", "SkeletonSpace",
+    "ManualIRB", "Marked", "MobileNet", "OpenCells", "ShuffleNetV2", "Sized", "SkeletonSpace",
     "TransNASCell", "TransNASMacro",
 ]  # fmt: skip
 

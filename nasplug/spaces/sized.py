@@ -77,6 +77,21 @@ class Sized(Costed):
         """The same space with networks of other `sizes`."""
         return type(self)(self.data, **{**self.options, **sizes})
 
+    def suited(self, example: Any, classes: int) -> Self:
+        """The same space with networks for images like these, which have to be square."""
+        channels, *sides = example.shape[1:]
+        if len(sides) != 2:
+            raise NasplugError(
+                f"networks of {self.name} take (channels, height, width) images, got "
+                f"{tuple(example.shape[1:])}"
+            )
+        if sides[0] != sides[1]:
+            raise NasplugError(
+                f"images of {sides[0]}x{sides[1]} are not square, as networks of {self.name} need "
+                "them: resize or crop them"
+            )
+        return self.sized(channels=channels, classes=classes, resolution=sides[0])
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Of an image that the networks take: channels, height and width."""

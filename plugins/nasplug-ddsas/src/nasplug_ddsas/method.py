@@ -49,12 +49,11 @@ class DDSAS(Oneshot):
         mode=expand where there are the operations that it starts from."""
         net = space.supernet()
         edges = net.groups()[0]
+        ops = int(net.exists[edges].sum())
         passing = net.exists & ~net.cut
         begins = (passing & net.named(*FIRST))[passing.any(1)].any(1).all()
         return {
-            "L": replace(
-                cls.L, default=2 * len(edges), low=len(edges) + 1, high=int(net.exists[edges].sum())
-            ),
+            "L": replace(cls.L, default=min(2 * len(edges), ops), low=len(edges) + 1, high=ops),
             "M": replace(cls.M, default=STEPS, low=1, high=1000, log=True),
             "mode": replace(
                 cls.mode, choices=[one for one in cls.mode.choices if begins or one != "expand"]
@@ -65,7 +64,7 @@ class DDSAS(Oneshot):
         shape = self.mask.shape
         self.groups = self.net.groups()
         edges, ops = len(self.groups[0]), int(self.net.exists[self.groups[0]].sum())
-        self.size = self.L or 2 * edges
+        self.size = self.L or min(2 * edges, ops)
         self.stay = self.M or min(STEPS, self.per_epoch)  # steps in a subspace
         if not edges < self.size <= ops:
             raise NasplugError(
