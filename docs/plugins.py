@@ -21,9 +21,10 @@ from nasplug.testing import method_checks, results
 PROBLEM, BUDGET, SEEDS = "nb201/cifar10", 200, 10
 HEAD = """# Known plugins
 
-Made by `python docs/plugins.py` from what `nasplug check` says of each installed method, with nasplug
-{version}. Checks are those that passed, of those that apply ([what they are](testing.md)); the numbers are the
-test accuracy of the selected cell on {problem}, {budget} queries, {seeds} seeds, mean and standard deviation.
+Made by `python docs/plugins.py` from what `nasplug check` says of each installed method, with
+nasplug {version}. Checks are those that passed, of those that apply ([what they are](testing.md));
+the numbers are the test accuracy of the selected cell on {problem}, {budget} queries, {seeds} seeds,
+mean and standard deviation.
 
 | method | what it does | hooks | distribution | checks | {problem} |
 | --- | --- | --- | --- | --- | --- |
@@ -69,9 +70,7 @@ def main() -> None:
     for name in sorted(registry().methods):
         rows.append(row(name))
         print(rows[-1], file=sys.stderr, flush=True)
-    head = HEAD.format(
-        version=nasplug.__version__, problem=PROBLEM, budget=BUDGET, seeds=SEEDS
-    )
+    head = HEAD.format(version=nasplug.__version__, problem=PROBLEM, budget=BUDGET, seeds=SEEDS)
     Path(__file__).with_suffix(".md").write_text(head + "\n".join(rows) + "\n")
 
 

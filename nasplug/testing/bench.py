@@ -155,6 +155,12 @@ class Bench:
         """The same where the generators that everybody shares hold something else: what it found,
         and which of these generators it has drawn from."""
         self.first  # noqa: B018 - what imports do to generators is not the method's
+        found, drawn = self._watched()
+        if drawn:  # or a thread of somebody else's has, which it will not do each time
+            drawn = [name for name in drawn if name in self._watched()[1]]
+        return found, drawn
+
+    def _watched(self) -> tuple[Selection, list[str]]:
         with reseeded(1):
             before = global_randomness()
             found = self.search()

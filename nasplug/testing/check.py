@@ -63,7 +63,8 @@ class Check:
         except NotApplicable as reason:
             return Result(self.name, "not applicable", self.expected, str(reason))
         except AssertionError as found:
-            return Result(self.name, "failed", self.expected, str(found), self.fix)
+            words, *_ = str(found).split("\nassert ")  # what pytest adds, where it rewrites them
+            return Result(self.name, "failed", self.expected, words, self.fix)
         except Exception as error:  # whatever a plugin raises
             found_ = f"{type(error).__name__}: {error}"
             return Result(self.name, "failed", self.expected, found_, self.fix)
