@@ -23,8 +23,8 @@ HEAD = """# Known plugins
 
 Made by `python docs/plugins.py` from what `nasplug check` says of each installed method, with
 nasplug {version}. Checks are those that passed, of those that apply ([what they are](testing.md));
-the numbers are the test accuracy of the selected cell on {problem}, {budget} queries, {seeds} seeds,
-mean and standard deviation.
+the numbers are the test accuracy of the selected cell on {problem}, {budget} queries,
+{seeds} seeds, mean and standard deviation.
 
 | method | what it does | hooks | distribution | checks | {problem} |
 | --- | --- | --- | --- | --- | --- |
@@ -38,7 +38,7 @@ def hooks(method: object) -> str:
 
 
 def reached(name: str, method: object) -> str:
-    """The row of numbers; a dash for what trains a supernet or is after several objectives."""
+    """The row of numbers, or why there are none."""
     if hasattr(method, "evaluate"):
         return "[a supernet](../benchmarks/results/nb201_oneshot.md)"
     try:
@@ -47,7 +47,7 @@ def reached(name: str, method: object) -> str:
             for seed in range(SEEDS)
         ]
     except nasplug.NasplugError as error:
-        return str(error).partition(":")[0]
+        return str(error).partition(",")[0]
     return f"{np.mean(found):.2f}±{np.std(found, ddof=1):.2f}"
 
 

@@ -230,7 +230,6 @@ def test_trials_are_pruned_by_their_rank():
         ({"scalarise": "sum"}, "scalarise is chebyshev, linear or pareto"),
         ({"scalarise": "pareto", "method": "dsm"}, "scalarise is chebyshev or linear"),
         ({"objectives": [], "scalarise": "linear"}, "scalarise is about several objectives"),
-        ({"objectives": [], "method": "nsga2"}, "nsga2 is for several objectives"),
     ],
 )
 def test_what_is_refused(options, words):

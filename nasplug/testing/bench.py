@@ -33,6 +33,7 @@ from nasplug.testing.tiny import tiny_problem, tiny_task
 
 PATIENCE = 100  # repeats in a row after which it is given up, sooner than the kernel does
 BUDGET = 24  # trials of a search, where a method takes it
+FIDELITY = (1, 9)  # of a method that needs one
 LEAST, MOST = 2, 64  # epochs of a search that trains a supernet: as few as the method takes
 
 
@@ -71,6 +72,19 @@ class Bench:
             return False
         return True
 
+    @cached_property
+    def climbs(self) -> bool:
+        """Whether it needs an evaluator with a fidelity."""
+        if self.trains:
+            return False
+        with suppress(NasplugError):
+            self._start(tiny_problem(), BUDGET, plain=True)
+            return False
+        with suppress(NasplugError):
+            self._start(tiny_problem(), BUDGET, plain=False)
+            return True
+        return False
+
     def needs_a_table(self) -> None:
         """NotApplicable if the method trains what it scores."""
         if self.trains:
@@ -80,11 +94,15 @@ class Bench:
     def task(self) -> dict[str, Any]:
         """What it searches, as the options of `nasplug.search`."""
         if not self.trains:
-            return tiny_task()
+            return {**tiny_task(), **({"fidelity": FIDELITY} if self.climbs else {})}
         task: dict[str, Any] = import_module("nasplug.testing.networks").digits(
             self._pristine.problem
         )
         return task
+
+    def problem(self) -> Problem:
+        """What it searches, afresh."""
+        return Problem.of(**{k: v for k, v in self.task.items() if k != "fidelity"})
 
     @cached_property
     def budget(self) -> int:
@@ -94,7 +112,7 @@ class Bench:
         budget = LEAST
         while budget < MOST:
             with suppress(NasplugError):
-                self._start(Problem.of(**self.task), budget)
+                self._start(self.problem(), budget)
                 break
             budget *= 2
         return budget
@@ -113,15 +131,17 @@ class Bench:
     ) -> Search:  # fmt: skip
         """The same, set up and not run."""
         with self.refusing(setup=True), quiet():
-            problem = problem or Problem.of(**self.task)
+            problem = problem or self.problem()
             return self._start(problem, budget or self.budget, method, **options)
 
     def _start(
         self, problem: Problem, budget: int, method: Any = None, plugins: Sequence[Any] = (),
-        **options: Any,
+        plain: bool | None = None, **options: Any,
     ) -> Search:  # fmt: skip
         method = method or self.fresh()
         plugins = self.plugins(*plugins)
+        if self.climbs if plain is None else not plain:
+            problem.reach(FIDELITY)
         return make_search(problem, method, self.name, budget=budget, plugins=plugins, **options)
 
     def plugins(self, *more: Any) -> list[Any]:
@@ -269,8 +289,9 @@ class Proposals:
     @hookimpl(wrapper=True)
     def propose(self) -> Any:
         proposal = yield
-        if isinstance(proposal, np.ndarray):
-            self.rounds.append(proposal.copy())
+        archs = proposal.archs if isinstance(proposal, Trials) else proposal
+        if isinstance(archs, np.ndarray):
+            self.rounds.append(archs.copy())
         return proposal
 
 
@@ -382,6 +403,10 @@ class Scores:
     """An evaluator: ``score(archs)`` gives values and states, (n,) each."""
 
     maximize, reward, report = True, "value", "report"
+    fidelity: tuple[str, int, int] | None = None
+
+    def reach(self, low: int, high: int) -> None:
+        self.fidelity = ("fidelity", low, high)
 
     def __init__(self, score: Callable[[Archs], tuple[npt.NDArray[Any], npt.NDArray[Any]]]) -> None:
         self.score = score

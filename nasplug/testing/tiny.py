@@ -66,13 +66,13 @@ def tiny_task(
     return {"space": space, "evaluate": evaluate or partial(value, space), "direction": direction}
 
 
-def value(space: Space, arch: Mapping[str, Any]) -> float:
+def value(space: Space, arch: Mapping[str, Any], trial: Any = None) -> float:
     """The sum of where each choice stands among the others, weighed by the square root of the
-    number of the decision, so that no sum comes twice."""
+    number of the decision, so that no sum comes twice; the same at every fidelity."""
     canonical = space.canonical(space.from_dict(arch)[None])[0]
     return float(np.sqrt(np.arange(2, space.d + 2)) @ (canonical / space.cardinalities))
 
 
-def negative(space: Space, arch: Mapping[str, Any]) -> float:
+def negative(space: Space, arch: Mapping[str, Any], trial: Any = None) -> float:
     """What is to be minimised where `value` is to be maximised."""
     return -value(space, arch)

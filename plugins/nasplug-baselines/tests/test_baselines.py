@@ -13,7 +13,8 @@ from nasplug_baselines.reinforce import Reinforce
 
 SPACE = Space({f"d{i}": range(4) for i in range(6)})
 METHODS = ["random", "regularized-evolution", "local-search", "reinforce"]
-CHECKS = {f"{name}-{check}": check for name in METHODS for check in method_checks(name)}
+CHECKED = [*METHODS, "nsga2", "hyperband", "successive-halving"]
+CHECKS = {f"{name}-{check}": check for name in CHECKED for check in method_checks(name)}
 
 
 def count_threes(arch):

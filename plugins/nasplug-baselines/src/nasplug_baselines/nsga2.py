@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from nasplug import Archs, Float, Int, Method, NasplugError, Region, Search, Trials, hookimpl
+from nasplug import Archs, Float, Int, Method, Region, Search, Trials, hookimpl
 
 
 class NSGA2(Method):
-    """NSGA-II: evolution for several objectives, by front and crowding distance."""
+    """NSGA-II: evolution for several objectives, by front and crowding distance.
+
+    With one objective it is an elitist genetic algorithm.
+    """
 
     pareto = True
     paper = "Deb et al., A fast and elitist multiobjective genetic algorithm: NSGA-II, TEC 2002"
@@ -17,8 +20,6 @@ class NSGA2(Method):
     crossover = Float(0.9, low=0.0, high=1.0, doc="share of children that have two parents")
 
     def setup(self, search: Search) -> None:
-        if search.objectives is None:
-            raise NasplugError("nsga2 is for several objectives: objectives=['val_acc', '-flops']")
         self.alive = np.empty((0, search.space.d), search.space.dtype)  # the population, P_t
         self.born: list[Archs] = []  # its children so far, Q_t
 
