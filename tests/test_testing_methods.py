@@ -1,5 +1,9 @@
 """The checks of methods name every planted fault, and nothing where there is none."""
 
+import random
+import threading
+import time
+
 import pytest
 
 from nasplug.testing import CheckFailed, NotApplicable, check_method, method_checks, results
@@ -97,3 +101,25 @@ def test_pytest_shows_the_names_of_checks(pytester):
     result.stdout.fnmatch_lines(["*::test_it_behaves?spends_its_budget? PASSED*"])
     result.stdout.fnmatch_lines(["SKIPPED*it keeps no state, and is replayed*"])
     result.assert_outcomes(passed=3, skipped=1)
+
+
+def test_what_other_threads_draw_is_not_the_methods():
+    """As those of a cluster that some other test has left do."""
+    over = threading.Event()
+
+    def draw():
+        while not over.is_set():
+            random.random()
+            time.sleep(0.001)
+
+    other = threading.Thread(target=draw)
+    other.start()
+    try:
+        (check,) = (
+            check for check in method_checks(faulty.Correct())
+            if check.name == "leaves_global_randomness_alone"
+        )  # fmt: skip
+        check()
+    finally:
+        over.set()
+        other.join()

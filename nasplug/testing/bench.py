@@ -11,9 +11,9 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +31,11 @@ from nasplug.run.api import search as search_from_the_door
 from nasplug.testing.check import NotApplicable
 from nasplug.testing.tiny import tiny_problem, tiny_task
 
+T = TypeVar("T")
+
 PATIENCE = 100  # repeats in a row after which it is given up, sooner than the kernel does
 BUDGET = 24  # trials of a search, where a method takes it
+IDLE = 3.0  # seconds for which others are watched
 FIDELITY = (1, 9)  # of a method that needs one
 LEAST, MOST = 2, 64  # epochs of a search that trains a supernet: as few as the method takes
 
@@ -175,17 +178,11 @@ class Bench:
         """The same where the generators that everybody shares hold something else: what it found,
         and which of these generators it has drawn from."""
         self.first  # noqa: B018 - what imports do to generators is not the method's
-        found, drawn = self._watched()
-        if drawn:  # or a thread of somebody else's has, which it will not do each time
-            drawn = [name for name in drawn if name in self._watched()[1]]
+        found, drawn = drawn_from(self.search)
+        if drawn:  # or a thread of somebody else's has, which goes on while nothing is searched
+            _, idle = drawn_from(partial(time.sleep, IDLE))
+            drawn = [name for name in drawn if name not in idle]
         return found, drawn
-
-    def _watched(self) -> tuple[Selection, list[str]]:
-        with reseeded(1):
-            before = global_randomness()
-            found = self.search()
-            after = global_randomness()
-        return found, [name for name, state in before.items() if after[name] != state]
 
     @cached_property
     def states(self) -> list[dict[str, Any]]:
@@ -243,6 +240,15 @@ def difference(one: Trials, other: Trials) -> str:
 
 def _shown(trials: Trials, i: int) -> str:
     return trials.space.to_str(trials.archs[i])
+
+
+def drawn_from(action: Callable[[], T]) -> tuple[T, list[str]]:
+    """What an action returns, and which generators that everybody shares changed meanwhile."""
+    with reseeded(1):
+        before = global_randomness()
+        result = action()
+        after = global_randomness()
+    return result, [name for name, state in before.items() if after[name] != state]
 
 
 def global_randomness() -> dict[str, Any]:
