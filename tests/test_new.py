@@ -98,7 +98,6 @@ def test_it_is_tidy(made: tuple[str, Path]) -> None:
     assert not [file for file in folder.rglob("*") if "{" in file.name or not file.name]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("uv"), reason="needs uv")
 def test_it_installs_in_an_environment_of_its_own(made: tuple[str, Path], tmp_path: Path) -> None:
     """With nasplug as a wheel has it, the template and all: there, too, `nasplug new` works."""

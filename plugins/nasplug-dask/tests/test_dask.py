@@ -33,7 +33,9 @@ def search(**options):
 
 
 def test_a_cluster_by_its_address_scores_what_processes_here_would(cluster):
+    before = set(cluster.scheduler.clients)
     there = search(workers=f"dask:{cluster.scheduler_address}")
+    assert set(cluster.scheduler.clients) == before  # the client that was opened is closed
     processes = {trial.user_attrs["process"] for trial in there.search.trials}
     assert os.getpid() not in processes
     assert len(processes) == 2

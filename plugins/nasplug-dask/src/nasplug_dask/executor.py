@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import Any
 
 from distributed import Client
+from distributed.cfexecutor import ClientExecutor
 
 from nasplug import NasplugError
 
@@ -32,4 +34,12 @@ def connect(address: str) -> Executor:
     if not client.nthreads():
         client.close()
         raise NasplugError(f"the Dask cluster at {address} has no workers yet: start some")
-    return client.get_executor()
+    return Opened(client)
+
+
+class Opened(ClientExecutor):  # type: ignore[misc]  # Dask has no type hints
+    """Of a client that was opened for it, and ends with it."""
+
+    def shutdown(self, *args: Any, **keywords: Any) -> None:
+        super().shutdown(*args, **keywords)
+        self._client.close()
