@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from nasplug.cli import main
+from tests.test_packaging import COMMANDS
 
 pytest.importorskip("copier")
 
@@ -23,16 +24,6 @@ RUN = {
     "space": ("random", "--on", "chain-net/digits"),
     "evaluator": ("random", "--on", "nb201/last-choice"),
 }
-COMMANDS = """
-import json, sys
-from nasplug.cli import main
-for line in json.loads(sys.argv[1]):
-    try:
-        main(line)
-    except SystemExit as end:
-        if end.code:
-            raise
-"""
 
 
 def new(kind: str, name: str) -> int:

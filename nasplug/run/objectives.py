@@ -22,9 +22,7 @@ Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
 Scalarise = Literal["chebyshev", "linear", "pareto"]
 
-LASTS = (
-    10  # trials for which weights stay, so that a method that moves in small steps gets somewhere
-)
+LASTS = 10  # trials for which weights stay, so that a method of small steps gets somewhere
 SUM = 0.05  # of the weighted sum in a Chebyshev utility, so that of equals the dominating one wins
 
 
@@ -134,22 +132,22 @@ class Objectives:
         return fronts(np.asarray(points, float) * signs)
 
     def _front_points(self) -> Floats:
-        trials = self.search.trials
-        points = self.points(trials)[self._eligible(trials)]
+        _, points = self._eligible(self.search.trials)
         return points[is_nondominated(-points)] if len(points) else points
 
-    def _eligible(self, trials: Trials) -> Rows:
-        """Rows that may be on the front, all of them of the highest fidelity."""
+    def _eligible(self, trials: Trials) -> tuple[Rows, Floats]:
+        """The rows that may be on the front, all of the highest fidelity, and their points."""
+        points = self.points(trials)
         good = (trials.states == State.COMPLETE) & trials.feasible & ~trials.repeats
-        good &= np.isfinite(self.points(trials)).all(1)
-        return np.flatnonzero(good & (trials.fidelities == trials.fidelities[good].max(initial=0)))
+        good &= np.isfinite(points).all(1)
+        good &= trials.fidelities == trials.fidelities[good].max(initial=0)
+        return np.flatnonzero(good), points[good]
 
     # ---- what comes of it
 
     def front(self, trials: Trials) -> Front:
         """The trials that no other one dominates, the best by the first objective first."""
-        rows = self._eligible(trials)
-        points = self.points(trials)[rows]
+        rows, points = self._eligible(trials)
         if not len(rows):
             raise NasplugError("no trial has measured all objectives and keeps to the constraints")
         kept = np.flatnonzero(is_nondominated(-points))
@@ -159,9 +157,8 @@ class Objectives:
 
     def final(self, trials: Trials) -> Floats:
         """(n,) scores once a search has ended: the front before the others, the knee first."""
-        rows, scores = self._eligible(trials), np.full(len(trials), -np.inf)
+        (rows, points), scores = self._eligible(trials), np.full(len(trials), -np.inf)
         if len(rows):
-            points = self.points(trials)[rows]
             kept = is_nondominated(-points)
             low, high = _ranges(points[kept])
             sums = ((points - low) / (high - low)).sum(1)
@@ -170,8 +167,7 @@ class Objectives:
 
     def volumes(self, trials: Trials) -> Floats:
         """(n,) the hypervolume of the trials until each, against the worst of all of them."""
-        rows, volumes = self._eligible(trials), np.zeros(len(trials))
-        points = self.points(trials)[rows]
+        (rows, points), volumes = self._eligible(trials), np.zeros(len(trials))
         reference = points.min(0) if len(points) else np.zeros(len(self.names))
         front = points[:0]
         for row, point in zip(rows.tolist(), points, strict=True):
