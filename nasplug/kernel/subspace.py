@@ -187,7 +187,7 @@ class _Inner(Space):
 
 
 class Ball(Subspace):
-    """The archs at most `radius` decisions away from `center` (DSM-NAS, eq. 3)."""
+    """The archs at most `radius` decisions away from `center` (Chen et al., eq. 3)."""
 
     def __init__(self, space: Space, center: npt.ArrayLike, radius: int) -> None:
         self.space = space

@@ -337,7 +337,7 @@ def runs_folder() -> Path:
 
 
 def stem_of(method: str, problem: str) -> str:
-    """For names of files: ``("dsm", "nb201:C=8/cifar10")`` -> ``"dsm-nb201-C-8-cifar10"``."""
+    """For names of files: ``("random", "nb201:C=8/cifar10")`` -> ``"random-nb201-C-8-cifar10"``."""
     return re.sub(r"[/:,=]", "-", f"{method}-{problem}")
 
 
