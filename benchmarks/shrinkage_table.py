@@ -34,7 +34,7 @@ from nasplug.analysis.quality import (
 METHODS = (
     "lissnas", "shrink-top", "shrink-random", "shrink-abs", "shrink-padnas", "shrink-nse",
 )  # fmt: skip
-COLUMNS = ("size", "mean", "max", "kept", "shrink_index", "diversity", "coverage", "seconds")
+COLUMNS = ("size", "mean", "max", "kept", "shrink_index", "mean_distance", "coverage", "seconds")
 KEY = ("problem", "target", "queries", "method")
 RESULTS = Path(__file__).parent / "results"
 
@@ -56,7 +56,8 @@ class Judge:
         self.threshold = np.quantile(known, GOOD)
         self.whole = {
             "size": len(known), "mean": known.mean(), "max": known.max(),
-            "good": (known > self.threshold).mean(), "diversity": diversity(self.space, archs)[0],
+            "good": (known > self.threshold).mean(),
+            "mean_distance": diversity(self.space, archs)[0],
         }  # fmt: skip
 
     def row(self, subspace: nasplug.Subspace) -> dict[str, float]:
@@ -72,7 +73,7 @@ class Judge:
             "max": self.values[index].max(),
             "kept": float(self.best in self.classes[index]),
             "shrink_index": shrink_index(good, self.whole["good"]),
-            "diversity": diversity(self.space, self.space.from_index(index))[0],
+            "mean_distance": diversity(self.space, self.space.from_index(index))[0],
             "coverage": coverage(self.costs[index], self.costs[known]),
         }
 
@@ -144,7 +145,7 @@ def table(results: list[dict[str, Any]]) -> str:
         text += [
             f"\n### {on}, about {size} archs, {queries} queries, {rows[0]['seeds']} seeds\n",
             f"whole space: {whole['size']:,} archs, mean {whole['mean']:.4g}, "
-            f"max {whole['max']:.4g}, diversity {whole['diversity']:.3f}\n",
+            f"max {whole['max']:.4g}, mean distance {whole['mean_distance']:.3f}\n",
             f"| method | {' | '.join(COLUMNS)} |",
             f"|{' --- |' * (len(COLUMNS) + 1)}",
             *map(line, sorted(rows, key=place)),

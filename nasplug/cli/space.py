@@ -188,7 +188,10 @@ def _for_people(row: Mapping[str, Any]) -> dict[str, Any]:
     shown = {name: row[name] for name in ("space", "size", "reduction", "queried", "mean")}
     if row["mean_interval"]:
         shown["mean"] = "{:.5g} ({:.5g} to {:.5g})".format(row["mean"], *row["mean_interval"])
-    names = ("max", "good", "shrink_index", "edf_area", "ks", "diversity", "coverage")
+    names = (
+        "max", "good", "shrink_index", "edf_area", "ks", "mean_distance", "max_distance",
+        "coverage",
+    )  # fmt: skip
     return shown | {name: row[name] for name in names}
 
 

@@ -32,7 +32,7 @@ from nasplug.kernel.tree import jsonable, read_arrays
 from nasplug.run.journal import FILE, Journal, Past
 from nasplug.run.secrets import command_line
 
-FORMAT = 6  # of the run directory; a directory of another format is refused
+FORMAT = 7  # of the run directory; a directory of another format is refused
 PATIENCE = 1.0  # seconds for which a lock may be held by somebody who only looks at it
 CHECKPOINTS = ("checkpoint.npz", "checkpoint.old.npz")  # the last two, the newest first
 
@@ -67,7 +67,7 @@ STATUS: Schema = {
 FINISHED: Schema = {"stopped": (str,), "seconds": NUMBER, "rounds": (int,), "table": (str,)}
 CELLS = (
     "size", "reduction", "queried", "mean", "max", "good", "shrink_index", "edf_area", "ks",
-    "diversity", "coverage",
+    "mean_distance", "max_distance", "coverage",
 )  # fmt: skip
 QUALITY: Schema = {  # space.json
     "judged_by": (str,), "predictor": (dict, NONE),

@@ -141,6 +141,22 @@ def test_every_switch_makes_a_set(options):
     assert lissnas(budget=40, rounds=2, **options).subspace.size == 50
 
 
+def test_the_size_may_be_an_outcome_of_pockets_of_which_no_neighbor_is_left_out(monkeypatch):
+    whole = pockets(size=0)
+    kept = []
+    neighbors = whole.neighbors
+    monkeypatch.setattr(whole, "neighbors", lambda *a: kept.append(neighbors(*a)) or kept[-1])
+    population = NB201.sample(1000, 0)
+    archs, scores = whole.around_seeds(
+        population, conv_count(population), 0, np.random.default_rng(0)
+    )
+    assert len(kept) == 1  # the best tenth are the seeds, all at once
+    seeds = population[np.argsort(-conv_count(population), kind="stable")[:100]]
+    found = np.unique(NB201.classes(np.concatenate([seeds, kept[0][0]])))
+    assert len(archs) == len(scores) == len(found)
+    assert lissnas(budget=40, rounds=2, size=0).subspace.size > 0
+
+
 def test_it_stays_in_its_region_and_within_limits():
     region = Mask(NB201, {"1<-0": ["nor_conv_3x3", "skip_connect"]})
     result = nasplug.search(

@@ -48,7 +48,10 @@ class LISSNAS(Method):
 
     paper = "Gopal et al., LISSNAS: Locality-based Iterative Search Space Shrinkage, IJCAI 2023"
 
-    size = Int(350, low=1, high=100_000_000, log=True, tunable=False, doc="archs left at the end")
+    size = Int(
+        350, low=0, high=100_000_000, tunable=False,
+        doc="archs left at the end; 0: whatever the best tenth and their neighbors come to",
+    )  # fmt: skip
     sample = Int(2000, low=10, high=100_000_000, log=True, doc="archs that the seeds come from")
     pocket = Int(10, low=1, high=1000, log=True, doc="neighbors kept of each seed")
     distance = Source(

@@ -20,6 +20,7 @@ Scores = npt.NDArray[np.floating[Any]]
 Rows = npt.NDArray[np.intp]
 
 DRAWS = 3  # neighbors looked at for each one kept
+BEST = 0.1  # share of a set that are seeds, where its size is an outcome
 WORK = 20_000  # archs of a set while it is iterated; only the last one is larger, if wanted
 PLATEAU = 0.02  # a rise below this share of the first one is none
 
@@ -40,7 +41,8 @@ class Pockets:
 
     predict: (n, d) archs -> (n,) scores, higher better.
     allowed: (n, d) -> (n,) booleans, which archs may be in the set.
-    size: how many archs the set has at the end.
+    size: how many archs the set has at the end. 0: as many as there are in pockets of the best
+        tenth of the set before; no neighbor is left out then, as in the paper.
     pocket: neighbors kept of each seed, its best of `DRAWS` times as many.
     distance: neighbors are 1 to this many edits away.
     locality: without it, random archs take the place of neighbors (an ablation of the paper).
@@ -91,8 +93,9 @@ class Pockets:
         """
         left = np.argsort(-scores, kind="stable")
         chosen, chosen_scores = archs[:0], scores[:0]
-        step = -(-size // (4 * (self.pocket + 1)))  # pockets overlap: a few at a time
-        while len(chosen) < size and len(left):
+        # Pockets overlap: a few at a time.
+        step = -(-size // (4 * (self.pocket + 1))) or max(1, round(BEST * len(archs)))
+        while len(left) and (len(chosen) < size or not len(chosen)):
             seeds, left = left[:step], left[step:]
             near, near_scores = self.neighbors(archs[seeds], rng)
             chosen = np.concatenate([chosen, archs[seeds], near])
@@ -100,15 +103,15 @@ class Pockets:
             first = first_of_each(self.space, chosen)
             chosen, chosen_scores = chosen[first], chosen_scores[first]
             left = left[~isin(self.space, archs[left], chosen)]
-        return chosen[:size], chosen_scores[:size]
+        return chosen[: size or None], chosen_scores[: size or None]
 
     def _ranked(self, archs: Archs, scores: Scores, means: list[float]) -> Shrunk:
-        best = np.argsort(-scores, kind="stable")[: self.size]
+        best = np.argsort(-scores, kind="stable")[: self.size or None]
         return Shrunk(archs[best], scores[best], means, self.queries)
 
     def neighbors(self, seeds: Archs, rng: np.random.Generator) -> tuple[Archs, Scores]:
         """The best-predicted of random neighbors of each seed: at most `pocket` of each."""
-        draws = DRAWS * self.pocket
+        draws = self.pocket * (DRAWS if self.size else 1)
         parents = np.repeat(seeds, draws, axis=0)
         if self.locality:
             edits = 1 + np.arange(len(parents)) % self.distance  # as many at each distance
