@@ -62,9 +62,19 @@ WHERE = ("manual", "learned")
 CONTROL = "unselected"
 ALGORITHMS = {
     "G": ("proxyless", {"algorithm": "gradient"}),
-    "RL": ("proxyless", {"algorithm": "reinforce", "arch_lr": 0.01}),
+    "RL": ("proxyless", {"algorithm": "reinforce"}),
     "RS": ("spos", {"population": 20, "parents": 5}),
 }
+
+
+def at(method: str, target: float) -> dict[str, Any]:
+    """What has a search end near the target's multiply-adds."""
+    if method == "proxyless":
+        return {"target_madds": target}
+    low, high = target * (1 - TOLERANCE), target * (1 + TOLERANCE)
+    return {"constraints": [f"flops>={low:.0f}", f"flops<={high:.0f}"]}
+
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "no reference": {"reference": "none"},
     "no compensation": {"compensate": False},
@@ -297,7 +307,7 @@ def main() -> None:
                 out = run(
                     method, options.out / f"search-{name}-{where}-{seed}", seed,
                     QUERIES if method == "spos" else options.search, space, data, lr=LR,
-                    epochs=options.search, target_madds=target, **learned, **settings,
+                    epochs=options.search, **at(method, target), **learned, **settings,
                 )  # fmt: skip
                 found = json.loads((out / "selection.json").read_text())["archs"][0]
                 work = partial(train_one, space, space.arch(found), seed)

@@ -128,16 +128,18 @@ class SGD:
 
 
 class Adam:
-    """Kingma and Ba, ICLR 2015, Algorithm 1, with betas (0.5, 0.999) and weight decay 1e-3."""
+    """Kingma and Ba, ICLR 2015, Algorithm 1, with betas (beta, 0.999) and weight decay."""
 
-    def __init__(self, p):
+    def __init__(self, p, beta=0.5, decay=1e-3):
+        self.beta, self.decay = beta, decay
         self.p = p.detach().clone().requires_grad_()
         self.m = self.v = torch.zeros_like(self.p)
         self.t = 0
 
     def step(self, g, lr):
         self.t += 1
-        g = g + 1e-3 * self.p.detach()
-        self.m, self.v = 0.5 * self.m + 0.5 * g, 0.999 * self.v + 0.001 * g**2
-        m, v = self.m / (1 - 0.5**self.t), self.v / (1 - 0.999**self.t)
+        g = g + self.decay * self.p.detach()
+        self.m = self.beta * self.m + (1 - self.beta) * g
+        self.v = 0.999 * self.v + 0.001 * g**2
+        m, v = self.m / (1 - self.beta**self.t), self.v / (1 - 0.999**self.t)
         self.p = (self.p.detach() - lr * m / (v.sqrt() + 1e-8)).requires_grad_()

@@ -226,8 +226,9 @@ def gumbel(logits: Tensor, tau: float, generator: torch.Generator) -> tuple[Tens
 
 
 def binary_gates(logits: Tensor, paths: int, generator: torch.Generator) -> tuple[Tensor, Bools]:
-    """`paths` operations per row, drawn by their softmax; the first is open (1), the others shut
-    (0), and the gates' gradient goes to the logits through the softmax over those drawn.
+    """`paths` operations per row, drawn by their softmax. One of them, drawn by the softmax over
+    these, is open (1), the others shut (0), and the gates' gradient goes to the logits through
+    that softmax.
 
     Cai, Zhu and Han, "ProxylessNAS", ICLR 2019, section 3.2: one path to train weights, two to
     learn the logits.
@@ -235,5 +236,6 @@ def binary_gates(logits: Tensor, paths: int, generator: torch.Generator) -> tupl
     drawn = torch.multinomial(logits.detach().cpu().softmax(-1), paths, generator=generator)
     mask = torch.zeros(logits.shape, dtype=torch.bool).scatter(1, drawn, True)
     soft = logits.masked_fill(~mask.to(logits.device), -torch.inf).softmax(-1)
-    gates = one_hot(drawn[:, 0], logits.shape[1]).to(soft)
+    opened = torch.multinomial(soft.detach().cpu(), 1, generator=generator)[:, 0]
+    gates = one_hot(opened, logits.shape[1]).to(soft)
     return gates - soft.detach() + soft, mask.numpy()

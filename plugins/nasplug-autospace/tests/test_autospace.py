@@ -340,7 +340,7 @@ def test_a_study_offers_no_limits_that_leave_too_few_cells():
     ranges = cls.ranges(space)
     madds, distance = ranges["madds"].low, ranges["distance"].low
     module = sys.modules[cls.__module__]
-    reference = space.layer_from_str(module.REFERENCES["inverted-residual"])
+    reference = space.layer_from_str(module.REFERENCES[cls.reference.default])
     rules = Rules(space, module.limits(space, madds), reference, distance)
     most = ranges["population"].high
     assert rules.first(most, np.random.default_rng(0)).shape[1] == most

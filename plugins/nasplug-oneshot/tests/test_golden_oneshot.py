@@ -60,12 +60,10 @@ def gated_loss(w, batch, pairs, gates):
 
 
 def test_proxyless():
-    """The gates' gradient is the paper's. What is ours: Adam's betas and decay are DARTS's, the
-    first operation drawn is the open one, and the logits not drawn are not held in place."""
-    method = Proxyless(epochs=EPOCHS, batch=8, arch_lr=0.01, lr=0.025)
+    method = Proxyless(epochs=EPOCHS, batch=8, arch_lr=0.01, lr=0.025, every=1)
     search = begin(method)
     seen = watch(method)
-    weights, architecture = SGD(method.net), Adam(method.alpha)
+    weights, architecture = SGD(method.net), Adam(method.alpha, beta=0, decay=0)
     for i, (train, val) in enumerate(zip(method.train, method.val, strict=True)):
         seen.clear()
         method.evaluate(search, search.region)
@@ -86,6 +84,9 @@ def test_proxyless():
                 )  # eq. 4
         close(method.alpha.grad, g)
         architecture.step(g, 0.01)
+        for e, pair in enumerate(pairs):  # their probability together stays (section 3.2)
+            now = architecture.p.data[e, pair]
+            architecture.p.data[e, pair] -= (now.exp().sum() / alpha[e, pair].exp().sum()).log()
         weights.step(path_loss(weights.w, train, paths_of(path)), cosine(i, 0.025, EPOCHS))
         close(method.alpha, architecture.p)
         all_close(method.net, weights.w)

@@ -68,6 +68,11 @@ def test_the_best_path_within_a_target_by_hand():
     assert chosen(18) == [1, 1]
     assert chosen(17) == [0, 1]  # the least is lost by layer 0, which also saves the most
     assert chosen(13) == [0, 0]
+    scores = -scores  # now the best are the cheapest, and the dearest that fit are taken
+    assert chosen(0) == [0, 0]
+    assert chosen(16) == [0, 0]
+    assert chosen(17) == [1, 0]
+    assert chosen(18) == [0, 0]  # everything fits
     with pytest.raises(NasplugError, match="the smallest network, which has 13"):
         chosen(12)
 
@@ -112,17 +117,20 @@ def test_one_path_learns_weights_and_two_are_weighed():
         assert not (method.mixture().mask & zero).any()
 
 
-def test_the_penalty_is_what_the_expected_madds_exceed():
+def test_the_penalty_is_how_far_the_expected_madds_are_off():
     method = search("proxyless", target_madds=TARGET, penalty=2.0).method
     p = method.mask / method.mask.sum(1, keepdims=True)
     with torch.no_grad():
         method.alpha.zero_()
     expected = method.net.fixed + (p * method.net.costs).sum()
     assert expected > TARGET
-    assert method.over_target().item() == pytest.approx(2 * (expected / TARGET - 1), rel=1e-5)
+    assert method.off_target().item() == pytest.approx(2 * np.log(expected / TARGET), rel=1e-5)
     with torch.no_grad():
         method.alpha.copy_(-torch.from_numpy(method.net.costs) / 1e3)
-    assert method.over_target().item() == 0
+    p = np.where(method.mask, np.exp(-method.net.costs / 1e3), 0)
+    least = method.net.fixed + (p / p.sum(1, keepdims=True) * method.net.costs).sum()
+    assert least < TARGET
+    assert method.off_target().item() == pytest.approx(2 * np.log(TARGET / least), rel=1e-4)
 
 
 def test_reinforce_follows_the_reward():

@@ -33,17 +33,20 @@ class Target:
         return float(self.net.space.flops(arch[None])[0])
 
     def within(self, scores: Floats) -> Floats:
-        """(D, O) scores -> (D, O): such that the best choices together keep to the target.
+        """(D, O) scores -> (D, O): such that the best choices together come to the target.
 
-        The largest sum of scores under the limit, by its Lagrangian: scores - μ costs for the
-        smallest μ that will do, found by bisection.
+        The largest sum of scores at the target, by its Lagrangian: scores - μ costs for the
+        smallest μ that stays below, found by bisection. It is negative where the best choices
+        are cheaper; where even the costliest are, the scores are as they were.
         """
-        if not self.madds or self._of(scores) <= self.madds:
+        if not self.madds or self._of(self.net.costs) <= self.madds:
             return scores
         costs = self.net.costs
-        low, high = 0.0, 1 / costs.max()
+        low, high = -1 / costs.max(), 1 / costs.max()
         while self._of(scores - high * costs) > self.madds:
-            low, high = high, 2 * high
+            high *= 2
+        while self._of(scores - low * costs) <= self.madds:
+            low *= 2
         for _ in range(60):
             middle = (low + high) / 2
             fits = self._of(scores - middle * costs) <= self.madds

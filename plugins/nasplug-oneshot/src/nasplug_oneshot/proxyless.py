@@ -10,17 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nasplug import Choice, Float, Search
+from nasplug import Choice, Float, Int, Search
 from nasplug.nn import Batch, Floats, Mixture, Oneshot, binary_gates, draw_paths
 from nasplug_oneshot.paths import Target
 
 BASELINE = 0.9  # how much of it a moving average of the reward keeps
+BETAS = (0.0, 0.999)  # Adam's: without momentum, what was not drawn stays where it is
 
 
 class Proxyless(Oneshot):
     """ProxylessNAS: one path of a supernet in memory to learn weights, two to learn them.
 
-    The result keeps to `target_madds`, if there is one.
+    The result keeps to `target_madds`, if there is one. The paper's latency term is linear in it;
+    here it is two-sided, so that what is found has the target's multiply-adds.
     """
 
     paper = "Cai et al., ProxylessNAS: Direct NAS on Target Task and Hardware, ICLR 2019"
@@ -31,10 +33,13 @@ class Proxyless(Oneshot):
         doc="how paths are learned: through binary gates, or by the reward of one sampled path",
     )  # fmt: skip
     target_madds = Float(0.0, low=0, high=1e15, tunable=False, doc="multiply-adds; 0: no limit")
-    penalty = Float(1.0, low=0, high=1e3, doc="λ: of the expected MAdds over the target (eq. 6)")
+    penalty = Float(1.0, low=0, high=1e3, doc="λ: of the expected MAdds off the target (eq. 6)")
+    every = Int(
+        5, low=1, high=10_000, log=True, doc="steps of the weights for one step of the paths"
+    )
     lr = replace(Oneshot.lr, default=0.1)
     arch_lr = Float(
-        6e-3, low=1e-6, high=10, log=True, doc="of the paths: Adam; the paper: 0.01 to reinforce"
+        3e-2, low=1e-6, high=10, log=True, doc="of the paths: Adam; the paper: 0.001, for longer"
     )
 
     def start(self, search: Search) -> list[Tensor]:
@@ -46,8 +51,9 @@ class Proxyless(Oneshot):
 
     def setup(self, search: Search) -> None:
         super().setup(search)
+        self.bilevel.architecture = torch.optim.Adam([self.alpha], self.arch_lr, betas=BETAS)
         if self.target_madds and self.algorithm == "gradient":
-            self.bilevel.penalty = self.over_target
+            self.bilevel.penalty = self.off_target
 
     # ---- a step
 
@@ -59,17 +65,30 @@ class Proxyless(Oneshot):
         """One path to learn weights; two, of which one is open, to learn by gradient (eq. 4)."""
         paths = min(2 if torch.is_grad_enabled() else 1, self.mask.shape[1])
         gates, mask = binary_gates(self.logits, paths, self.generator(1 + paths))
-        return Mixture(gates, mask & self.mask)
+        self.drawn = mask & self.mask
+        return Mixture(gates, self.drawn)
 
-    def over_target(self) -> Tensor:
-        """λ (E[MAdds] / target - 1), nothing below the target   (AutoSpace, eq. 6)."""
+    def off_target(self) -> Tensor:
+        """λ |log(E[MAdds] / target)|   (AutoSpace, eq. 6)."""
         expected = self.net.fixed + (self.logits.softmax(-1) * self.costs).sum()
-        return self.penalty * (expected / self.target_madds - 1).clamp(min=0)
+        return self.penalty * (expected / self.target_madds).log().abs()
 
-    def architecture_step(self, val: Batch, train: Batch) -> Tensor:
-        if self.algorithm == "gradient":
-            return super().architecture_step(val, train)
-        return self._reinforce(val)
+    def architecture_step(self, val: Batch, train: Batch) -> Tensor | None:
+        if self.step % self.every:
+            return None
+        if self.algorithm == "reinforce":
+            return self._reinforce(val)
+        before = self.alpha.detach().clone()
+        loss = super().architecture_step(val, train)
+        self._rescale(before)
+        return loss
+
+    def _rescale(self, before: Tensor) -> None:
+        """The two that were drawn keep the weight that they had together (section 3.2)."""
+        drawn = torch.from_numpy(self.drawn).to(self.device)
+        with torch.no_grad():
+            weights = [x.masked_fill(~drawn, -torch.inf).logsumexp(1) for x in (self.alpha, before)]
+            self.alpha -= drawn * (weights[0] - weights[1])[:, None]
 
     def _reinforce(self, val: Batch) -> Tensor:
         """∇ log p of a sampled path times its reward, less a moving average (section 3.3)."""
@@ -79,7 +98,7 @@ class Proxyless(Oneshot):
         reward = -float(loss)
         if self.target_madds:
             madds = self.net.fixed + float(self.net.costs[path].sum())
-            reward -= self.penalty * max(0.0, madds / self.target_madds - 1)
+            reward -= self.penalty * abs(np.log(madds / self.target_madds))
         if np.isnan(self.baseline):
             self.baseline = reward
         log_p = self.logits.log_softmax(-1)[torch.from_numpy(path).to(self.device)].sum()
