@@ -127,7 +127,7 @@ def test_without_a_reference_any_cell_within_the_limit_may_live():
 
 
 def test_the_reference_is_dropped_after_its_share():
-    run = search(budget=4, guided=0.5, period=1)
+    run = search(budget=4, guided=0.5, period=1, reference="zzzdzz+6")
     seen = []
 
     class Watch:

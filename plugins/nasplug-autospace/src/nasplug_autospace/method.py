@@ -62,7 +62,7 @@ class AutoSpace(Oneshot):
     arch_lr = Float(1.0, low=1e-6, high=100, log=True, doc="of the fitness: plain SGD (eq. 4)")
     reference = Source(
         "chain",
-        doc="the cell to stay close to at first: chain, inverted-residual, zzzdzz+6 or the like, none",
+        doc="the cell to stay close to at first: chain, inverted-residual, one like zzzdzz+6, none",
     )
     distance = Int(2, low=0, high=6, doc="edges in which a cell may differ from it (eq. 2)")
     guided = Float(0.5, low=0, high=1, doc="share of the epochs in which the reference holds")
