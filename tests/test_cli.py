@@ -365,7 +365,7 @@ def heed_ctrl_c() -> None:
 def test_interrupted_and_resumed(
     here: Path, process: Callable[..., Answer], plugins: str, number: signal.Signals
 ) -> None:
-    arguments = ["run", "random", "--on", "hill/slow", "--budget", "40", "--no-track"]
+    arguments = ["run", "random", "--on", "hill/slow", "--budget", "20", "--no-track"]
     running = subprocess.Popen(
         [*COMMAND, *arguments, "--out", "d"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env={**os.environ, "PYTHONPATH": plugins}, preexec_fn=heed_ctrl_c,
@@ -382,7 +382,7 @@ def test_interrupted_and_resumed(
     assert err.strip().endswith(" trials; continue with: nasplug resume d")
     resumed = process("resume", "d", "--json", PYTHONPATH=plugins)
     assert resumed.code == 0, resumed.err
-    assert resumed.json["trials"] == 40
+    assert resumed.json["trials"] == 20
     whole = process(*arguments, "--json", PYTHONPATH=plugins)
     assert resumed.json["best"] == whole.json["best"]
 

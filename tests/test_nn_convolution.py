@@ -23,10 +23,10 @@ def same(ours: nn.Module, plain: nn.Module, c: int = 4, h: int = 8, w: int = 12)
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("kernel", [3, 5, 7])
-@pytest.mark.parametrize("dilation", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [3, 7])
+@pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [(8, 12), (8, 8), (5, 3), (2, 1)])
+@pytest.mark.parametrize("size", [(8, 12), (5, 3), (2, 1)])
 def test_depthwise(kernel: int, dilation: int, stride: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     padding = dilation * (kernel // 2)

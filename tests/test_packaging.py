@@ -108,21 +108,18 @@ def test_a_search_needs_numpy_pluggy_and_filelock_only(kernel: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
 
 
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment whose packages each test replaces: torch need not be compiled for each."""
+    return environment(tmp_path_factory.mktemp("environment"))
+
+
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
 def test_each_plugin_works_next_to_the_kernel(
-    plugin: Path, kernel: Path, tmp_path: Path, nb201_table: Path
+    plugin: Path, kernel: Path, python: Path, tmp_path: Path, nb201_table: Path
 ) -> None:
-    python = environment(tmp_path)
-    wheel = build(plugin, tmp_path)
-    uv(
-        "pip",
-        "install",
-        "--quiet",
-        "--python",
-        python,
-        f"nasplug[tables] @ {kernel.as_uri()}",
-        wheel,
-    )
+    kernel_and = f"nasplug[tables] @ {kernel.as_uri()}", build(plugin, tmp_path)
+    uv("pip", "install", "--quiet", "--exact", "--python", python, *kernel_and)
 
     def nasplug(*lines: Sequence[str]) -> list[Any]:
         """What commands answer, one after the other in one process: torch is imported once."""
