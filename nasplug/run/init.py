@@ -20,14 +20,16 @@ from nasplug.kernel.trial import Trials
 
 POOL = 100  # random archs that an evaluator, such as a proxy, ranks
 FIRST = 10  # of them that are tried first
+HANDED_OVER = "init.txt"  # what a method may leave in the directory of a finished run
 
 
 class Init:
     """A plugin that has some archs tried in the first round, in the place of the first of those
     that the method proposes: it learns from them as if they were its own.
 
-    source: archs; a file with one per line; the directory of a finished run, for what that
-        selected; or the name of an evaluator, for the best by it of a pool of random archs.
+    source: archs; a file with one per line; the directory of a finished run, for what that hands
+        over in `init.txt`, or selected; or the name of an evaluator, for the best by it of a pool
+        of random archs.
     ranked_by: opens what is searched with an `evaluator` of that name.
     """
 
@@ -98,8 +100,10 @@ def read_archs(source: Any, space: Space) -> Archs:
 
 
 def _read_file(path: Path) -> list[str]:
-    """The arch strings of a file, or those that a finished run selected."""
+    """The arch strings of a file, or those that a finished run hands over, or selected."""
     try:
+        if (path / HANDED_OVER).is_file():
+            path /= HANDED_OVER
         if not path.is_dir():
             return [line for line in path.read_text().splitlines() if line.strip()]
         selected = json.loads((path / "selection.json").read_text())

@@ -436,9 +436,9 @@ def test_a_run_hands_over_its_final_centers(tmp_path: Path):
     found = dsm(60, out=tmp_path / "run")
     method = found.search.method
     order = np.argsort(-found.search.scores(method.centers), kind="stable")
-    lines = (tmp_path / "run" / "centers.txt").read_text().splitlines()
+    lines = (tmp_path / "run" / "init.txt").read_text().splitlines()
     assert lines == [MIXED.to_str(arch) for arch in method.centers[order]]
-    again = dsm(4, init=tmp_path / "run" / "centers.txt", seed=5).search
+    again = dsm(4, init=tmp_path / "run", seed=5).search
     assert again.trials.archs.tolist() == method.centers[order].tolist()
     assert again.method.centers.tolist() == method.centers[order].tolist()
 

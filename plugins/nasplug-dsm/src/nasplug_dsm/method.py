@@ -35,7 +35,7 @@ from nasplug_dsm.policy import Edits, Floats, Policy, RandomPolicy
 Rows = npt.NDArray[np.intp]
 
 SELECTED = 10  # archs that are ranked at the end
-CENTERS = "centers.txt"  # in the run directory: the final centers, best first
+HANDED_OVER = "init.txt"  # in the run directory: what `init=` takes of it
 
 SPARE = 8  # children sampled for each one wanted, since some will be refused
 TRIES = 8  # times to sample again before the policy is left out of it
@@ -153,7 +153,7 @@ class DSM(Method):
         order = good[np.argsort(-scores[good], kind="stable")]
         lines = "".join(f"{search.space.to_str(arch)}\n" for arch in self.centers[order])
         best = best_trials(search.trials, SELECTED)
-        return Selection(best, files={CENTERS: lambda file: file.write_text(lines)})
+        return Selection(best, files={HANDED_OVER: lambda file: file.write_text(lines)})
 
     def _learn(self, search: Search, trials: Trials, rewards: Floats) -> None:
         """Line 16: policy gradient against a moving-average baseline; failed trials say nothing."""
