@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -38,7 +37,7 @@ def report(sources: Sequence[Path | str], out: Path | str) -> Path:
         raise NasplugError(f"a report is written as {known}; got {file.name!r}")
     runs: list[Run] = []
     studies: list[Study] = []
-    for source in dict.fromkeys(map(os.fspath, sources)):
+    for source in dict.fromkeys(str(source) for source in sources):
         if is_study(Path(source)):
             studies.append(Study.open(Path(source)))
         elif (Path(source) / "run.json").exists():

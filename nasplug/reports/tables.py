@@ -62,8 +62,11 @@ def searches(found: Mapping[str, Sequence[Run]]) -> Rows:
 def best(found: Mapping[str, Sequence[Run]]) -> Rows:
     """The best archs that any search selected, each once."""
     entries = [
-        (name, run, one) for name, runs in found.items() for run in runs for one in run.found["ranked"]
-    ]  # fmt: skip
+        (name, run, one)
+        for name, runs in found.items()
+        for run in runs
+        for one in run.found["ranked"]
+    ]
     sign = entries[0][1].sign
     entries = [entry for entry in entries if entry[2]["value"] is not None] or entries[:1]
     entries.sort(key=lambda entry: (-entry[2]["fidelity"], -sign * (entry[2]["value"] or 0)))
@@ -121,12 +124,8 @@ def command(run: Run) -> str:
     """What makes it again: from what it was made with, where the command line can say all of that;
     else as it was called."""
     about, options = run.about, run.about["options"]
-    if (
-        about["problem"] is None
-        or about["within"]
-        or "archs" == about["init"]
-        or about["prune"] == ""
-    ):
+    unsaid = about["within"] or about["init"] == "archs" or about["prune"] == ""
+    if about["problem"] is None or unsaid:
         return shlex.join(about["environment"].get("command", []))
     words = ["nasplug", "run", run.method, "--on", about["problem"]]
     if about.get("method_file"):
