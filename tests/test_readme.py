@@ -1,6 +1,6 @@
-"""The code of the README, of docs/own-model.md and of docs/report.md, run as it stands: the python blocks of a page as
-one program, the bash blocks as one script. What names a table is left out where there is none;
-``sh`` blocks install, CI runs them."""
+"""The code of the README, of docs/own-model.md and of docs/report.md, run as it stands: the python
+blocks of a page as one program, the bash blocks as one script. What names a table is left out where
+there is none; ``sh`` blocks install, CI runs them."""
 
 from __future__ import annotations
 
