@@ -25,7 +25,7 @@ from nasplug.kernel.registry import registry
 ROOT = Path(__file__).resolve().parents[1]
 SECTIONS = ("Algorithm", "Metrics", "Command", "Measured", "Deviations")  # of a README
 MOST = 40  # decisions of a space that are listed
-LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)#\s]+)(#[^)]*)?\)")
+LINK = re.compile(r"(!?\[[^\]]*\])\(([^)#\s]+)(#[^)]*)?\)")
 DOORS = ("nasplug", "nasplug.nn", "nasplug.spaces", "nasplug.analysis", "nasplug.testing")
 
 
@@ -59,8 +59,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             return match[0]
         found = _site_path(os.path.normpath(home.parent / target))
         if found is None:
-            return text
-        return f"[{text}]({os.path.relpath(found, here.parent)}{anchor})"
+            return text.strip("[]")
+        return f"{text}({os.path.relpath(found, here.parent)}{anchor})"
 
     return LINK.sub(replaced, markdown)
 
@@ -162,14 +162,21 @@ def method_page(name: str) -> str:
     paper = f"\n\nPaper: {cls.paper}" if getattr(cls, "paper", "") else ""
     code = inspect.getsource(cls)
     parts = [
-        f"# `{name}`\n\n{entry.doc}. Of `{entry.plugin.name}`.{paper}",
+        f"# `{name}`\n\nOf [{entry.plugin.name}](README.md).{paper}",
         f"## Idea\n\n{idea}",
-        f'## Algorithm\n\n<div class="beside" markdown>\n<div markdown>\n\n{readme["Algorithm"]}\n\n'
-        f"</div>\n<div markdown>\n\n```python\n{code}```\n\n</div>\n</div>",
+        f"## Algorithm\n\n{_beside(readme['Algorithm'], code)}",
         f"## Hyperparameters\n\n{_hyperparameters(cls)}\n\n{readme.get('Hyperparameters', '')}",
         *(f"## {title}\n\n{readme[title]}" for title in SECTIONS[1:]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _beside(text: str, code: str) -> str:
+    """A text beside lines of code, where the screen is wide enough."""
+    return (
+        f'<div class="beside" markdown>\n<div markdown>\n\n{text}\n\n</div>\n'
+        f"<div markdown>\n\n```python\n{code}```\n\n</div>\n</div>"
+    )
 
 
 def sections(readme: Path) -> dict[str, str]:
@@ -182,7 +189,8 @@ def _hyperparameters(cls: Any) -> str:
     """What a method declares, as a table."""
     rows = [
         f"| `{one.name}` | {type(one).__name__.lower()} | {one.default} | "
-        f"{one.bounds.replace('|', 'or')} | {one.doc}{f' (if {one.when})' if one.when else ''} |"
+        f"{one.bounds.replace('|', 'or')} | {one.doc.replace('|', '&#124;')}"
+        f"{f' (if {one.when})' if one.when else ''} |"
         for one in cls.declared().values()
     ]
     head = "| name | type | default | bounds | meaning |\n| --- | --- | --- | --- | --- |\n"
@@ -220,18 +228,21 @@ def space_page(name: str) -> str:
         for decision, choices in list(space.decisions.items())[:MOST]
     ]
     more = f"\n\n... and {space.d - MOST} more." if space.d > MOST else ""
-    known = "\n".join(f"| `{row['problem']}` | {', '.join(row['evaluators'])} |" for row in problems)
+    known = "\n".join(
+        f"| `{row['problem']}` | {', '.join(row['evaluators'])} |" for row in problems
+    )
+    has = ", ".join(word for word, it in able.items() if it) or "archs alone"
     arch = space.to_str(space.sample(1, seed=0)[0])
     return "\n\n".join([
         f"# `{name}`\n\n{entry.doc}",
         f"## Source\n\n{inspect.getdoc(sys.modules[type(space).__module__]) or ''}",
         f"## Size\n\n{space.count:,} archs of {space.d} decisions, such as\n\n```text\n{arch}\n```",
-        f"## Decisions\n\n| decision | choices |\n| --- | --- |\n" + "\n".join(decisions) + more,
+        "## Decisions\n\n| decision | choices |\n| --- | --- |\n" + "\n".join(decisions) + more,
         "## Presets\n\n" + (
             f"`{name}:{','.join(f'{k}={v}' for k, v in sizes.items())}` is what `{name}` is; "
             "any of these numbers may be given." if sizes else "It has no size of its own."
         ),
-        "## What it has\n\n" + (", ".join(word for word, has in able.items() if has) or "Archs alone") + ".",
+        f"## What it has\n\n{has.capitalize()}.",
         "## Data\n\n" + (
             f"| problem | scored by |\n| --- | --- |\n{known}" if known
             else "No problem of its own where this was made; with a function or data of yours."

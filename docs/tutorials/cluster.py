@@ -1,13 +1,14 @@
 # %% [markdown]
 # # A cluster
 #
-# Trials are scored wherever an executor puts them: on processes of this machine, on Dask's or Ray's workers.
-# nasplug itself runs once, beside the run directory. Here Dask has two workers of this machine; on a cluster
-# it is the address of its scheduler, and all else stays as it is.
+# Trials are scored wherever an executor puts them: on processes of this machine, on Dask's or
+# Ray's workers. nasplug itself runs once, beside the run directory. Here Dask has two workers of
+# this machine; on a cluster it is the address of its scheduler, and all else stays as it is.
 
 # %%
-import nasplug
 from dask.distributed import Client
+
+import nasplug
 
 space = nasplug.Space({"width": [16, 32, 64, 128], "depth": [1, 2, 3, 4]})
 
@@ -20,8 +21,8 @@ def score(arch):
 client = Client(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None)
 
 # %% [markdown]
-# A round has as many archs as there are workers. With the same seed the trials are the same on any engine,
-# with as many workers.
+# A round has as many archs as there are workers. With the same seed the trials are the same on
+# any engine, with as many workers.
 
 # %%
 result = nasplug.search(
@@ -36,6 +37,6 @@ print(result.best.params, result.best.value)
 client.close()
 
 # %% [markdown]
-# On the command line it is `--workers dask:tcp://scheduler:8786`, with `nasplug-dask`; `--workers ray` with
-# `nasplug-ray`; `--workers 4` for four processes. What stays the same, and what a worker that dies costs, is
-# in [trials at once](../workers.md).
+# On the command line it is `--workers dask:tcp://scheduler:8786`, with `nasplug-dask`;
+# `--workers ray` with `nasplug-ray`; `--workers 4` for four processes. What stays the same, and
+# what a worker that dies costs, is in [trials at once](../workers.md).

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Compare methods
 #
-# Methods are compared at the same budget, over seeds. This takes a problem of its own, so that it runs
-# anywhere in a second; put `on="nb201/cifar10"` in its place for a table of the literature.
+# Methods are compared at the same budget, over seeds. This takes a problem of its own, so that
+# it runs anywhere in a second; put `on="nb201/cifar10"` in its place for a table of the
+# literature.
 
 # %%
 import math
@@ -41,5 +42,5 @@ print(nasplug.report(runs, out="compare.md").read_text())
 nasplug.report(runs, out="compare.html")
 
 # %% [markdown]
-# Three seeds are enough to see that it works, and not to say which is better: see what the standard deviation
-# says. What is on the page is in [reports](../report.md).
+# Three seeds are enough to see that it works, and not to say which is better: see what the
+# standard deviation says. What is on the page is in [reports](../report.md).

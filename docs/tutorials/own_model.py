@@ -1,15 +1,16 @@
 # %% [markdown]
 # # A network of your own
 #
-# Mark the choices where they stand, and the network is a space that every method can search. What comes
-# out is your class again, with nothing of nasplug in it.
+# Mark the choices where they stand, and the network is a space that every method can search.
+# What comes out is your class again, with nothing of nasplug in it.
 
 # %%
-import nasplug
 import torch
-from nasplug import nn as nnas
 from torch import nn
 from torch.utils.data import TensorDataset
+
+import nasplug
+from nasplug import nn as nnas
 
 
 class Net(nn.Module):
@@ -25,7 +26,7 @@ class Net(nn.Module):
 
 
 space = nasplug.space_of(Net, example=torch.randn(2, 1, 8, 8))
-space
+print(space)
 
 # %% [markdown]
 # Data of your own is any torch `Dataset`. Here: is the left half of the image brighter?
@@ -37,23 +38,23 @@ labels = (images[..., :4].mean((1, 2, 3)) > images[..., 4:].mean((1, 2, 3))).lon
 mine = TensorDataset(images, labels)
 
 # %% [markdown]
-# Methods that score archs train one network after the other, as many epochs as they are told. Each trial is a
-# row of a table.
+# Methods that score archs train one network after the other, as many epochs as they are told.
+# Each trial is a row of a table.
 
 # %%
 result = nasplug.search(
     "random", model=Net, data=mine, evaluator="train:epochs=2", budget=3, tracking=False
 )
-result.trials
+print(result.trials)
 
 # %% [markdown]
-# The best of them is a network of your class, freshly initialised by `build()`, with the weights that scored
-# it by `inherit()`.
+# The best of them is a network of your class, freshly initialised by `build()`, with the weights
+# that scored it by `inherit()`.
 
 # %%
 net = result.best.inherit()
 assert type(net) is Net
-net(images[:3]).shape
+print(net(images[:3]).shape)
 
 # %% [markdown]
 # More of it is in [a network of your own](../own-model.md).

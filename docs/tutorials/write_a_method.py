@@ -1,12 +1,13 @@
 # %% [markdown]
 # # Write a method
 #
-# A method owns its state, declares its hyperparameters, and implements the hooks that it cares about. This one
-# draws each decision as the better half of what was tried took it.
+# A method owns its state, declares its hyperparameters, and implements the hooks that it cares
+# about. This one draws each decision as the better half of what was tried took it.
 
 # %%
-import nasplug
 import numpy as np
+
+import nasplug
 from nasplug import Float, Int, Method, hookimpl
 
 
@@ -46,8 +47,9 @@ result = nasplug.search(
 print(result.best.params, result.best.value)
 
 # %% [markdown]
-# Whether it behaves is a list of checks: that the seed fixes every trial, that a killed search goes on as if
-# nothing had happened, that it keeps to a region, and so on. `nasplug check` runs all of them; here are some.
+# Whether it behaves is a list of checks: that the seed fixes every trial, that a killed search
+# goes on as if nothing had happened, that it keeps to a region, and so on. `nasplug check` runs
+# all of them; here are some.
 
 # %%
 from nasplug.testing import method_checks  # noqa: E402
@@ -57,5 +59,5 @@ for check in method_checks(Marginals())[:6]:
     print("ok:", check)
 
 # %% [markdown]
-# To give it a name, `nasplug new method marginals` writes a distribution, tests and all. The [tutorial for
-# authors](../authors/tutorial.md) goes on from here to a comparison with DSM-NAS.
+# To give it a name, `nasplug new method marginals` writes a distribution, tests and all. The
+# [tutorial for authors](../authors/tutorial.md) goes on from here to a comparison with DSM-NAS.

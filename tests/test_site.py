@@ -1,0 +1,70 @@
+"""The site: its pages have what they promise, links lead somewhere, tutorials run. That it builds,
+strictly and with every link of every page, is ``tox run -e docs``."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from nasplug.kernel.registry import registry
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+HEADINGS = ("Algorithm", "Metrics", "Command", "Measured", "Deviations")
+TUTORIALS = sorted(file.stem for file in DOCS.glob("tutorials/*.py"))
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#([^)]*))?\)")
+PAGES = [
+    *DOCS.rglob("*.md"),
+    *DOCS.glob("tutorials/*.py"),
+    *ROOT.glob("plugins/*/README.md"),
+    ROOT / "README.md",
+]
+
+
+@pytest.mark.parametrize(
+    "distribution", sorted({e.plugin.name for e in registry().methods.values()})
+)
+def test_every_method_is_described_under_the_same_headings(distribution):
+    readme = (ROOT / "plugins" / distribution / "README.md").read_text()
+    _, *parts = re.split(r"^## ", readme, flags=re.MULTILINE)
+    found = {title: text.strip() for title, _, text in (part.partition("\n") for part in parts)}
+    assert all(found.get(heading) for heading in HEADINGS), found.keys()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for target, anchor in LINK.findall(page.read_text()):
+        if "://" in target:
+            continue
+        file = page.parent / target
+        assert file.exists(), target
+        if anchor:
+            words = re.findall(r"^#+ (.*)", file.read_text(), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w]+", "-", word.lower()).strip("-") for word in words]
+
+
+def test_every_page_is_in_the_navigation():
+    text = (ROOT / "mkdocs.yml").read_text()
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+    listed = set(re.findall(r"[\w./-]+\.(?:md|py)$", text.partition("nav:")[2], re.MULTILINE))
+    assert pages <= listed
+    assert {f"tutorials/{name}.py" for name in TUTORIALS} <= listed
+
+
+@pytest.mark.parametrize("tutorial", TUTORIALS)
+def test_tutorials_run(tutorial, tmp_path, monkeypatch):
+    pytest.importorskip({"own_model": "torch", "cluster": "distributed"}.get(tutorial, "plotly"))
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(DOCS / "tutorials" / f"{tutorial}.py"))
+
+
+def test_the_five_minutes(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("plotly")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / "start.md").read_text(), re.M | re.S)
+    exec("\n".join(blocks), {})
+    assert "{'width': 32, 'depth': 2, 'act': 'gelu'} 0.92" in capsys.readouterr().out
+    assert (tmp_path / "report.html").stat().st_size > 10**6
