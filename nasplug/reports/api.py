@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from nasplug.errors import NasplugError, lacking
 from nasplug.files import replacing
@@ -19,32 +20,38 @@ WORDS = {".html": "a page", ".md": "Markdown", ".tex": "LaTeX"}
 
 
 def report(sources: Sequence[Path | str], out: Path | str) -> Path:
-    """What some searches and studies came to, written to one file.
+    """What some searches, studies and comparisons came to, written to one file.
 
-    sources: run directories, study directories, names of MLflow experiments (their runs are found
-        by the store, and read from the run directories that they name; those that have not
-        finished are left out).
+    sources: directories of runs, studies and comparisons; names of MLflow experiments (their runs
+        are found by the store, and read from the run directories that they name; those that have
+        not finished are left out).
     out: ``report.html``, a page that needs neither network nor another file; or a table of the
         methods for a paper, ``table.md`` or ``table.tex``.
 
     Returns `out`. NasplugError for a source that is not there, is damaged, or has not finished.
     """
     if isinstance(sources, str | Path) or not sources:
-        raise NasplugError("report takes a list of run directories, studies and experiments")
+        raise NasplugError(
+            "report takes a list of directories and of experiments: report([run_dir], out=...)"
+        )
     file = Path(out)
     if file.suffix not in WORDS:
         known = ", ".join(f"{suffix} ({words})" for suffix, words in WORDS.items())
         raise NasplugError(f"a report is written as {known}; got {file.name!r}")
     runs: list[Run] = []
     studies: list[Study] = []
+    comparisons: list[Any] = []
     for source in dict.fromkeys(str(source) for source in sources):
         if is_study(Path(source)):
             studies.append(Study.open(Path(source)))
+        elif (Path(source) / "comparison.json").exists():
+            comparisons.append(import_module("nasplug.comparison").Comparison(source))
         elif (Path(source) / "run.json").exists():
             runs.append(Run.open(Path(source)))
         else:
             runs += _experiment(source)
-    text = _page(runs, studies) if file.suffix == ".html" else _table(runs, studies, file.suffix)
+    found = (runs, studies, comparisons)
+    text = _page(*found) if file.suffix == ".html" else _table(*found, file.suffix)
     if not file.parent.is_dir():
         raise NasplugError(f"{file.parent}, where {file.name} is to go, is no folder")
     with replacing(file) as partial:
@@ -72,22 +79,28 @@ def _experiment(name: str) -> Iterator[Run]:
     yield from runs
 
 
-def _page(runs: Sequence[Run], studies: Sequence[Study]) -> str:
+def _page(runs: Sequence[Run], studies: Sequence[Study], comparisons: Sequence[Any]) -> str:
     try:
         module = import_module("nasplug.reports.page")
     except ImportError as error:
         raise lacking("a page", error) from None
-    text: str = module.page(runs, studies)
+    text: str = module.page(runs, studies, comparisons)
     return text
 
 
-def _table(runs: Sequence[Run], studies: Sequence[Study], suffix: str) -> str:
+def _table(
+    runs: Sequence[Run], studies: Sequence[Study], comparisons: Sequence[Any], suffix: str
+) -> str:
     """A table per problem and per study, under its name as a comment."""
     found = {
         " ".join(map(str, problem[:2])): tables.methods(by_method(same))
         for problem, same in groups(runs, "problem").items()
     }
     found |= {f"study {study.about['name']}": study.best for study in studies}
+    for comparison in comparisons:
+        rows = import_module("nasplug.comparison.report").rows
+        name = comparison.path.name
+        found |= {f"{name} {one}": rows(comparison, one) for one in comparison.problems}
     written, comment = {
         ".md": (markdown, "<!-- {} -->"), ".tex": (latex, "% {}"),
     }[suffix]  # fmt: skip

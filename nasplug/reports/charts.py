@@ -69,16 +69,34 @@ def finals(found: Mapping[str, Sequence[Run]]) -> Figure:
     them if anything is."""
     runs = _runs(found)
     key = "report" if any(run.selected["report"] is not None for run in runs) else "value"
+    label = runs[0].about["scores"]["reward" if key == "value" else "report"]
+    values = {name: [run.selected[key] for run in same] for name, same in found.items()}
+    return boxes(values, f"{label} of the selected arch")
+
+
+def boxes(found: Mapping[str, Sequence[float | None]], y: str) -> Figure:
+    """A box per name, and a dot per value."""
     data = [
         {
-            "type": "box", "name": _text(name), "y": _plain([run.selected[key] for run in runs]),
-            "boxpoints": "all", "jitter": 0.5, "pointpos": 0, "marker": {"size": 4, "color": color},
-            "text": [f"seed {run.seed}" for run in runs], "showlegend": False,
+            "type": "box", "name": _text(name), "y": _plain(values), "boxpoints": "all",
+            "jitter": 0.5, "pointpos": 0, "marker": {"size": 4, "color": color},
+            "showlegend": False,
         }
-        for (name, runs), color in zip(found.items(), cycle(COLORS))
+        for (name, values), color in zip(found.items(), cycle(COLORS))
     ]  # fmt: skip
-    label = runs[0].about["scores"]["reward" if key == "value" else "report"]
-    return _figure(data, "", f"{label} of the selected arch")
+    return _figure(data, "", y)
+
+
+def bands(found: Mapping[str, Sequence[Any]], x: str, y: str, maximize: bool) -> Figure:
+    """A line and a band around it per name, from its columns x, y, low and high."""
+    data, shown = [], []
+    for (name, columns), color in zip(found.items(), cycle(COLORS)):
+        at, mean, low, high = (np.asarray(column, dtype=float) for column in columns)
+        data += _banded(name, at, mean, low, high, color)
+        shown.append(mean)
+    ends = np.array([mean[-1] for mean in shown if len(mean)])
+    window = _window(np.concatenate(shown), ends, 1 if maximize else -1)
+    return _figure(data, x, y, yaxis={"range": window})
 
 
 def fronts(found: Mapping[str, Sequence[Run]]) -> Figure:
@@ -140,14 +158,21 @@ def _mean(
     grid = np.unique(np.linspace(start, end, GRID).round())
     rows = np.array([y[np.searchsorted(x, grid, side="right") - 1] for x, y in curves])
     mean, deviation = rows.mean(0), rows.std(0, ddof=1)
-    group = {"legendgroup": _text(name)}
-    edges = np.concatenate([mean + deviation, (mean - deviation)[::-1]])
+    return _banded(name, grid, mean, mean - deviation, mean + deviation, color)
+
+
+def _banded(
+    name: str, x: npt.NDArray[Any], mean: npt.NDArray[Any], low: npt.NDArray[Any],
+    high: npt.NDArray[Any], color: str,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """A band, and the line in it."""
+    group, edges = {"legendgroup": _text(name)}, np.concatenate([high, low[::-1]])
     band = {
-        **_line(name, np.concatenate([grid, grid[::-1]]), edges, color, 0), "fill": "toself",
+        **_line(name, np.concatenate([x, x[::-1]]), edges, color, 0), "fill": "toself",
         "fillcolor": f"{color}26", "showlegend": False, "hoverinfo": "skip",
         "line": {"width": 0},
     }  # fmt: skip
-    return [{**band, **group}, {**_line(name, grid, mean, color, 2.5), **group}]
+    return [{**band, **group}, {**_line(name, x, mean, color, 2.5), **group}]
 
 
 def _line(

@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from nasplug._version import __version__
 from nasplug.reports import cells, charts, tables, text
+from nasplug.reports.comparison import described
 from nasplug.reports.runs import Run, by_method, groups
 from nasplug.reports.study import Study
 
@@ -22,7 +23,7 @@ SUBSPACES = 10  # of a problem that are described
 DRAWN = 6  # cells of a problem: of the best search of each method
 
 
-def page(runs: Sequence[Run], studies: Sequence[Study]) -> str:
+def page(runs: Sequence[Run], studies: Sequence[Study], comparisons: Sequence[Any]) -> str:
     """All of it as HTML; whatever came from a user is shown as text."""
     environment = Environment(
         loader=PackageLoader("nasplug.reports", "."), autoescape=True, trim_blocks=True,
@@ -34,8 +35,9 @@ def page(runs: Sequence[Run], studies: Sequence[Study]) -> str:
     return environment.get_template("page.html").render(
         problems=[_problem(same) for same in groups(runs, "problem").values()],
         studies=[_study(study) for study in studies],
+        comparisons=[described(comparison) for comparison in comparisons],
         environment=tables.environment(
-            [*(run.about for run in runs), *(study.about for study in studies)]
+            [one.about for kind in (runs, studies, comparisons) for one in kind]
         ),
         plotly=_plotly(),
         shown=OPEN,
