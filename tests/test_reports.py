@@ -21,7 +21,8 @@ from nasplug.cli import main
 from nasplug.reports import charts, tables
 from nasplug.reports.runs import Run, by_method
 from nasplug.reports.text import latex, markdown
-from nasplug.run.directory import RunDirectory, write_json
+from nasplug.run.directory import FORMAT, RunDirectory, environment, write_json
+from nasplug.run.report import write_csv
 
 pytest.importorskip("plotly")
 pytest.importorskip("jinja2")
@@ -247,15 +248,56 @@ def test_tables_for_a_paper(runs, tmp_path):
     sources = sorted(runs.glob("random-*"))
     text = nasplug.report(sources, out=tmp_path / "table.md").read_text()
     assert text.startswith("<!-- my <i>own</i>/function value -->\n| method | searches | value |")
-    assert "| random | 3 | 3.00 ± 0.00 | 30.00 ± 0.00 | 30 | 5 |" in text
+    assert "| random | 3 | 3.00±0.00 | 30.00±0.00 | 30 | 5 |" in text
     assert r"\toprule" in nasplug.report(sources, out=tmp_path / "table.tex").read_text()
-    rows = [{"name": "<b>_x|*", "n": 3, "v": "94.33 ± 0.15", "none": None}]
+    rows = [{"name": "<b>_x|*", "n": 3, "v": "94.33±0.15", "none": None}]
     assert markdown(rows) == (
-        "| name | n | v |\n| --- | ---: | ---: |\n| \\<b\\>\\_x\\|\\* | 3 | 94.33 ± 0.15 |\n"
+        "| name | n | v |\n| --- | ---: | ---: |\n| \\<b\\>\\_x\\|\\* | 3 | 94.33±0.15 |\n"
     )
-    assert r"\textless{}b\textgreater{}\_x\textbar{}* & 3 & 94.33 $\pm$ 0.15 \\" in latex(rows)
-    assert tables.spread(np.array([94.2, 94.4, np.nan])) == "94.30 ± 0.14"
+    assert r"\textless{}b\textgreater{}\_x\textbar{}* & 3 & 94.33$\pm$0.15 \\" in latex(rows)
+    assert tables.spread(np.array([94.2, 94.4, np.nan])) == "94.30±0.14"
     assert tables.spread(np.array([3.0])) == 3.0
+
+
+def test_a_comparison(tmp_path):
+    """From a directory as `nasplug compare` leaves it."""
+    pytest.importorskip("nasplug.comparison")
+    pytest.importorskip("scikit_posthocs")
+    names, problem = ("random", "<b>mine</b>"), "toy/<i>data</i>"
+    about = {
+        "format": FORMAT, "nasplug": "0.2.0", "key": "k", "constraints": [], "budget": 4,
+        "seeds": 3, "max_cost": None, "max_seconds": None, "environment": environment(),
+        "methods": [
+            {"name": one, "method": "random", "hyperparameters": {"batch": 1}, "version": "0.2.0"}
+            for one in names
+        ],
+        "problems": [
+            {"name": problem, "reward": "val", "report": "test", "maximize": True,
+             "evaluator": "table"}
+        ],
+    }  # fmt: skip
+    folder = tmp_path / "compared"
+    folder.mkdir()
+    write_json(folder / "comparison.json", about)
+    searches = [(problem, one, seed, 90 + i + seed / 10, 80 + i, 4, 0, 4.0, 0.1, "arch")
+                for i, one in enumerate(names) for seed in range(3)]  # fmt: skip
+    columns = "problem method seed report value trials failed cost seconds arch"
+    write_csv(folder / "searches.csv", [columns.split(), *searches])
+    moments = [(*row[:3], trial, trial, 0.1, row[3] - 4 + trial, row[4] - 4 + trial)
+               for row in searches for trial in (1, 4)]  # fmt: skip
+    columns = "problem method seed trial cost seconds report value"
+    write_csv(folder / "curves.csv", [columns.split(), *moments])
+    page = nasplug.report([folder], out=tmp_path / "report.html").read_text()
+    assert not {"b", "i"} & {tag for tag, _ in Elements(page).tags}
+    text = html.unescape(page)
+    assert "Comparison compared" in text
+    assert "<td>batch=1</td>" in text
+    value, report, selected = (one["data"] for one in Elements(page).figures)
+    assert value[-1]["y"] == [78, 78, 78, 81]
+    assert report[-1]["y"] == pytest.approx([88.1, 88.1, 88.1, 91.1])
+    assert selected[0]["y"] == [90, 90.1, 90.2]
+    table = nasplug.report([folder], out=tmp_path / "table.md").read_text()
+    assert "\\<b\\>mine\\</b\\> | 91.1" in table
 
 
 def test_bad_input(runs, study, tmp_path, monkeypatch, capsys):

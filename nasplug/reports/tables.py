@@ -165,13 +165,13 @@ def alike(rows: Any) -> Rows:
 
 
 def spread(values: np.ndarray[Any, np.dtype[np.float64]]) -> str | float | None:
-    """``"94.33 ± 0.15"``, with two digits of the standard deviation; of one value that alone."""
+    """``"94.33±0.15"``, with two digits of the standard deviation; of one value that alone."""
     values = values[np.isfinite(values)]
     if len(values) < 2:
         return float(values[0]) if len(values) else None
     deviation = float(values.std(ddof=1))
     digits = 2 if deviation == 0 else min(8, max(0, 1 - math.floor(math.log10(deviation))))
-    return f"{values.mean():.{digits}f} ± {deviation:.{digits}f}"
+    return f"{values.mean():.{digits}f}±{deviation:.{digits}f}"
 
 
 def median(values: np.ndarray[Any, np.dtype[np.float64]]) -> float | None:

@@ -32,7 +32,7 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def numeric(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
     """Whether a column is one of numbers, which stand on the right."""
-    return all(isinstance(row[name], int | float | None) or " ± " in str(row[name]) for row in rows)
+    return all(isinstance(row[name], int | float | None) or "±" in str(row[name]) for row in rows)
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
