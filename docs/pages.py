@@ -30,10 +30,17 @@ DOORS = ("nasplug", "nasplug.nn", "nasplug.spaces", "nasplug.analysis", "nasplug
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """The navigation, with methods, spaces, and every page that it does not name as a guide."""
+    named = str(config.nav)
+    found = {
+        "Methods": [f"methods/{name}.md" for name in sorted(registry().methods)],
+        "Spaces": [f"spaces/{name}.md" for name in sorted(registry().spaces)],
+        "Guides": [file.name for file in sorted((ROOT / "docs").glob("*.md"))],
+    }
     for entry in config.nav or []:
-        for title, names in (("Methods", registry().methods), ("Spaces", registry().spaces)):
+        for title, pages in found.items():
             if isinstance(entry, dict) and title in entry:
-                entry[title] += [f"{title.lower()}/{name}.md" for name in sorted(names)]
+                entry[title] += [page for page in pages if f"'{page}'" not in named]
     return config
 
 
