@@ -14,7 +14,7 @@ from nasplug.kernel.subspace import Layered, Mask, Subspace, load
 from nasplug.reports.runs import Run
 
 LEFT = ("curve.png", "front.png", "cell.png")  # which the page has as charts or draws itself
-LARGEST = 400_000  # bytes of a picture
+LARGEST = 150_000  # bytes of a picture
 
 
 def space_of(run: Run) -> Space | None:

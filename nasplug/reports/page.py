@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
@@ -19,8 +20,7 @@ from nasplug.reports.runs import Run, by_method, groups
 from nasplug.reports.study import Study
 
 OPEN = 30  # rows of a table that are shown without asking for them
-SUBSPACES = 10  # of a problem that are described
-DRAWN = 6  # cells of a problem: of the best search of each method
+SHOWN = 6  # methods of a problem whose best search is shown: its cell, front, subspace, pictures
 
 
 def page(runs: Sequence[Run], studies: Sequence[Study], comparisons: Sequence[Any]) -> str:
@@ -51,33 +51,32 @@ def _problem(runs: list[Run]) -> dict[str, Any]:
     name, reward, report, sign = runs[0].problem
     found = by_method(runs)
     leaders = {label: _leader(same) for label, same in found.items()}
-    drawn = [(label, run, cells.cell(run)) for label, run in leaders.items()]
-    several = {k: part for k, same in found.items() if (part := [r for r in same if _front(r)])}
+    shown = list(leaders.items())[:SHOWN]
     figures = [("Best so far", charts.anytime(found, "value"))]
     if report != reward:
         figures.append(("What the best so far reports", charts.anytime(found, "report")))
     if len(runs) > len(found):
         figures.append(("The selected archs", charts.finals(found)))
-    by_objectives: dict[tuple[str, ...], dict[str, list[Run]]] = {}
-    for label, same in several.items():
-        for run in same:
-            objectives = tuple(run.found["objectives"])
-            by_objectives.setdefault(objectives, {}).setdefault(label, []).append(run)
-    figures += [("Front", charts.fronts(part)) for part in by_objectives.values()]
-    regions = [run for run in leaders.values() if run.found["subspace"]][:SUBSPACES]
+    figures += [
+        ("Front", charts.fronts(by_method(same)))
+        for objectives, same in groups(runs, "objectives").items()
+        if objectives
+    ]
     return {
         "name": name, "reward": reward, "report": report,
         "direction": "maximized" if sign > 0 else "minimized",
         "methods": tables.methods(found),
         "figures": [(title, figure) for title, figure in figures if figure],
         "best": tables.best(found),
-        "cells": [one for one in drawn if one[2]][:DRAWN],
+        "cells": [(label, run, it) for label, run in shown if (it := cells.cell(run))],
+        "pictures": [(label, run, it) for label, run in shown if (it := cells.others(run))],
         "fronts": [
             (f"{label}, seed {run.seed}", run.found["front"], run.found["hypervolume"])
-            for label, run in leaders.items() if _front(run)
+            for label, run in shown if run.objectives
         ],
         "regions": [
-            (run, cells.choices(run), tables.quality(run), cells.others(run)) for run in regions
+            (label, run, cells.choices(run), tables.quality(run))
+            for label, run in shown if run.found["subspace"]
         ],
         "searches": tables.searches(found),
         "settings": tables.settings(found),
@@ -95,10 +94,6 @@ def _leader(runs: Sequence[Run]) -> Run:
     return max(runs, key=utility)
 
 
-def _front(run: Run) -> bool:
-    return bool(run.found.get("front"))
-
-
 def _study(study: Study) -> dict[str, Any]:
     """What the page says of a study."""
     about = study.about
@@ -111,7 +106,7 @@ def _study(study: Study) -> dict[str, Any]:
             ("Trials", charts.history(values, name, sign)),
             *(("", figure) for figure in charts.slices(tuned, values, name)),
         ],
-        "command": " ".join(about["environment"].get("command", [])),
+        "command": shlex.join(about["environment"].get("command", [])),
     }  # fmt: skip
 
 

@@ -44,7 +44,10 @@ class Run:
         about = RunDirectory.open(path).run
         if not (path / "selection.json").exists():
             raise NasplugError(f"{path} has not finished: `nasplug resume {path}` goes on with it")
-        return cls(path, about, read_json(path / "selection.json", SELECTION))
+        found = read_json(path / "selection.json", SELECTION)
+        if not found["ranked"]:
+            raise NasplugError(f"{path} is damaged: its selection.json names no arch")
+        return cls(path, about, found)
 
     @property
     def method(self) -> str:
@@ -69,6 +72,11 @@ class Run:
         """The arch that it chose, with all that is known of it."""
         first: dict[str, Any] = self.found["ranked"][0]
         return first
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Those that its front is of, if there are several."""
+        return tuple(self.found.get("objectives", ()))
 
     @property
     def settings(self) -> dict[str, Any]:
