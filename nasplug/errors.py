@@ -16,6 +16,7 @@ EXTRAS = {
     "matplotlib": "nasplug[plots]", "mlflow": "nasplug[tracking]", "optuna": "nasplug[tuning]",
     "sqlalchemy": "nasplug[tuning]", "loky": "nasplug[parallel]", "moocore": "nasplug[objectives]",
     "cloudpickle": "nasplug[parallel]", "copier": "nasplug[new]",
+    "jinja2": "nasplug[report]", "plotly": "nasplug[report]",
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import nasplug
 from nasplug import ArchSet, Method, Selection, Space, hookimpl
-from nasplug.run.report import _incumbents, _limits, draw_curve, summary, table, write
+from nasplug.run.report import draw_curve, incumbents, limits, summary, table, write
 
 SPACE = Space({"width": [16, 32, 64], "act": ["relu", "gelu"], "depth": range(4)}, name="toy")
 
@@ -203,9 +203,9 @@ def test_a_methods_own_file_is_there_whole_or_not_at_all(selection, tmp_path):
 
 def test_incumbents():
     scores = np.array([-np.inf, 1.0, 0.5, -np.inf, 2.0, 2.0, 3.0])
-    assert _incumbents(scores).tolist() == [-1, 1, 1, 1, 4, 4, 6]
-    assert _incumbents(np.array([2.0, 1.0])).tolist() == [0, 0]
-    assert _incumbents(np.array([])).tolist() == []
+    assert incumbents(scores).tolist() == [-1, 1, 1, 1, 4, 4, 6]
+    assert incumbents(np.array([2.0, 1.0])).tolist() == [0, 0]
+    assert incumbents(np.array([])).tolist() == []
 
 
 def drawn(found):
@@ -307,11 +307,11 @@ def test_training_says_what_it_is_doing(monkeypatch):
 
 def test_limits_show_the_climb():
     values = np.concatenate([[10.0], np.linspace(60, 90, 100), [np.nan]])
-    low, high = _limits(values, np.array([10.0, 60.0, 90.0]), maximize=True)
+    low, high = limits(values, np.array([10.0, 60.0, 90.0]), maximize=True)
     assert low >= -10
     assert 90 < high < 105
-    flipped = _limits(-values, -np.array([10.0, 60.0, 90.0]), maximize=False)
+    flipped = limits(-values, -np.array([10.0, 60.0, 90.0]), maximize=False)
     assert flipped == (-high, -low)
-    assert _limits(np.array([np.nan]), np.array([]), True) == (0.0, 1.0)
-    low, high = _limits(np.array([3.0, 3.0]), np.array([3.0]), True)
+    assert limits(np.array([np.nan]), np.array([]), True) == (0.0, 1.0)
+    low, high = limits(np.array([3.0, 3.0]), np.array([3.0]), True)
     assert low < 3 < high

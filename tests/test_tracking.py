@@ -235,6 +235,26 @@ def test_a_failed_search(runs):
     assert points(runs, run, "failed")[-1] == (4, 5.0)
 
 
+def test_an_experiment_is_reported(runs, capsys):
+    """By its name, without the search of it that has not finished."""
+    finished, damaged = (
+        nasplug.search(Sampler(), space=SPACE, evaluate=score, budget=5, seed=seed).run_dir
+        for seed in range(2)
+    )
+    assert tracking.wait(PATIENCE)
+    (damaged / "selection.json").unlink()
+    nasplug.report(["toy/function"], out=runs / "table.md")
+    assert "| Sampler |" in (runs / "table.md").read_text()
+    assert f"{damaged} has not finished" in capsys.readouterr().err
+    with pytest.raises(NasplugError, match="did you mean toy/function"):
+        nasplug.report(["toy/functions"], out=runs / "table.md")
+    (finished / "selection.json").unlink()
+    for folder in runs.glob("*/selection.json"):
+        folder.unlink()
+    with pytest.raises(NasplugError, match="no finished search on this machine"):
+        nasplug.report(["toy/function"], out=runs / "table.md")
+
+
 def test_a_search_refused_before_its_first_trial_is_no_run(runs):
     class Refusing(Sampler):
         def setup(self, search):

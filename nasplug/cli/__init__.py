@@ -32,6 +32,10 @@ COMMANDS = {
     "run": ("search:run", "Search with METHOD for a good architecture."),
     "tune": ("tune:tune", "Find good hyperparameters of METHOD: an Optuna study of searches."),
     "resume": ("search:resume", "Continue an interrupted search with the same trials."),
+    "report": (
+        "report:report",
+        "What searches, studies and comparisons came to, as a page or a table.",
+    ),
     "sync": ("tracking:sync", "Send to MLflow what is missing there."),
     "ui": ("tracking:ui", "The MLflow UI on the store that the searches log to."),
     "check": ("check:check", "Whether a method, a space or an evaluator behaves."),

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import click
 
+from nasplug.reports.text import cell
+
 INTERRUPTED = 130  # the exit code that shells give it
 WIDTH = 400  # columns where the output is no terminal: nothing wraps, so that grep works
-LARGE = 10**9  # written as a power of ten from here on
 
 
 class Interrupted(click.ClickException):
@@ -76,19 +77,19 @@ def show_rows(
             justify: Literal["right", "left"] = "right" if numeric else "left"
             table.add_column(Text(name), justify=justify, overflow="fold")
         for row in rows:
-            cells = [Text(_cell(row[name]), "red" if name == "error" else "") for name in columns]
+            cells = [Text(cell(row[name]), "red" if name == "error" else "") for name in columns]
             table.add_row(*cells)
         return table
 
-    columns = [name for name in (rows[0] if rows else ()) if any(_cell(row[name]) for row in rows)]
+    columns = [name for name in (rows[0] if rows else ()) if any(cell(row[name]) for row in rows)]
     table, unbound = drawn(columns), console.options.update(max_width=10**6)
     if apart not in columns or Measurement.get(console, unbound, table).maximum <= console.width:
         console.print(table)
         return
     console.print(drawn([name for name in columns if name != apart]), end="\n\n")
     for row in rows:
-        label = f"{_cell(row[columns[0]]):>{len(columns[0])}}  "
-        folded = fold(_cell(row[apart]), console.width - len(label))
+        label = f"{cell(row[columns[0]]):>{len(columns[0])}}  "
+        folded = fold(cell(row[apart]), console.width - len(label))
         console.print(
             Text("\n".join([label + folded[0], *(" " * len(label) + x for x in folded[1:])]))
         )
@@ -106,13 +107,3 @@ def fold(text: str, width: int) -> list[str]:
             lines.append("")
         lines[-1] += piece
     return lines
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(str(item) for item in value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}" if value < LARGE else f"{value:.3g}"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if value.is_integer() and abs(value) < LARGE else f"{value:.5g}"
-    return "" if value is None else str(value)

@@ -108,12 +108,7 @@ class Trials:
     def ranks(self) -> npt.NDArray[np.float64]:
         """By what is selected: the scores, or, if fidelities differ, numbers that are higher for a
         higher fidelity and then for a higher score; -inf as the scores."""
-        scores = self.scores
-        good = np.isfinite(scores)
-        if len(np.unique(self.fidelities[good])) > 1:
-            pairs = np.stack([self.fidelities[good], scores[good]])
-            scores[good] = np.unique(pairs, axis=1, return_inverse=True)[1].ravel()
-        return scores
+        return ranked(self.scores, self.fidelities)
 
     @property
     def scored(self) -> tuple[Archs, npt.NDArray[np.float64]]:
@@ -244,6 +239,16 @@ class Trials:
     def __repr__(self) -> str:
         failed = int((self.states == State.FAILED).sum())
         return f"<Trials of {self.space.name}: {len(self)}{f', {failed} failed' if failed else ''}>"
+
+
+def ranked(scores: Column, fidelities: Column) -> Column:
+    """(n,) scores; if the fidelities of those that are finite differ, numbers that are higher for a
+    higher fidelity and then for a higher score."""
+    good = np.isfinite(scores)
+    if len(np.unique(fidelities[good])) > 1:
+        pairs = np.stack([fidelities[good], scores[good]])
+        scores[good] = np.unique(pairs, axis=1, return_inverse=True)[1].ravel()
+    return scores
 
 
 class History(Trials):

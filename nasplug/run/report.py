@@ -136,7 +136,7 @@ def draw_curve(selection: Selection, figure: Figure) -> None:
     search, trials = selection.search, selection.search.trials
     x = np.arange(1, len(trials) + 1)
     values = np.where(trials.states == State.FAILED, np.nan, trials.values)
-    incumbent = _incumbents(trials.ranks)
+    incumbent = incumbents(trials.ranks)
     known = incumbent >= 0
     best = trials.values[incumbent]
     reward, report = search.problem.reward, search.problem.report
@@ -155,7 +155,7 @@ def draw_curve(selection: Selection, figure: Figure) -> None:
     ax.set(xlabel="trials", ylabel=reward, xlim=(0, len(trials) + 1))
     if len(trials) > DOTS:
         ax.set(xscale="log", xlim=(1, len(trials)))
-    low, high = _limits(values, best[known], search.maximize)
+    low, high = limits(values, best[known], search.maximize)
     ax.set_ylim(low, high)
     for outside, edge, mark, color, words in (
         (values < low, 0.02, "v", GRAY, "below"),
@@ -174,7 +174,7 @@ def draw_curve(selection: Selection, figure: Figure) -> None:
             x[known], reports[known], where="post", color=ORANGE, lw=1.5, ls=(0, (4, 2)),
             label=f"{report} of the best so far",
         )  # fmt: skip
-        right.set_ylim(_limits(trials.reports, reports[known], search.maximize))
+        right.set_ylim(limits(trials.reports, reports[known], search.maximize))
         right.set_ylabel(report, color=ORANGE)
         right.tick_params(axis="y", colors=ORANGE)
         right.spines[["top", "left"]].set_visible(False)
@@ -245,7 +245,7 @@ def _draw_best(selection: Selection, draw: Callable[..., None], figure: Figure) 
     ax.set_title("\n".join([where, ", ".join(words)]), fontsize=10)
 
 
-def _incumbents(ranks: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+def incumbents(ranks: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
     """(n,) the trial that was best at each moment; -1 before the first good one."""
     if not len(ranks):
         return np.empty(0, dtype=np.intp)
@@ -254,7 +254,7 @@ def _incumbents(ranks: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
     return np.maximum.accumulate(np.where(better, np.arange(len(ranks)), -1))
 
 
-def _limits(
+def limits(
     values: npt.NDArray[np.float64], best: npt.NDArray[np.float64], maximize: bool
 ) -> tuple[float, float]:
     """A range that shows the curve's climb; trials far below the median may fall outside of it."""

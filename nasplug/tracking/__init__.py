@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,21 @@ def store_uri(run_dir: Path | str | None = None) -> str:
     folders = [runs_folder(), *([Path(run_dir).absolute().parent] if run_dir else [])]
     stores = [f"sqlite:///{(folder / 'mlflow.db').as_posix()}" for folder in folders]
     return stores[-1] if run_dir and _noted(Path(run_dir)) == stores[-1] else stores[0]
+
+
+def run_folders(experiment: str) -> list[Path]:
+    """The run directories of an MLflow experiment's searches, the oldest first; NasplugError if the
+    store has no experiment of that name."""
+    uri = store_uri()
+    local = artifact_folder(uri)
+    if local and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise NasplugError(f"{experiment} is no directory, and {uri} no store of experiments")
+    if not _installed():
+        raise NasplugError("experiments are MLflow's: pip install nasplug[tracking]")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    sender = import_module("nasplug.tracking.sender")
+    return [Path(folder) for folder in sender.folders_of(uri, experiment)]
 
 
 def _noted(run_dir: Path) -> str:

@@ -32,8 +32,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 from sqlalchemy import NullPool, create_engine
+from sqlalchemy.exc import SQLAlchemyError
 
-from nasplug.errors import NasplugError
+from nasplug.errors import NasplugError, unknown
 from nasplug.kernel.trial import State
 from nasplug.run.directory import RunDirectory, read_json, write_json
 from nasplug.run.journal import FILE, Journal, Row
@@ -410,6 +411,27 @@ class Sender:
     def _words(self, error: Exception) -> str:
         said = scrubbed(" ".join(str(error).split()), self.uri)
         return said[:500] or type(error).__name__
+
+
+def folders_of(uri: str, name: str) -> list[str]:
+    """The run directories that the runs of an experiment name, the oldest first."""
+    try:
+        client = _connect(uri)
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            known = [one.name for one in client.search_experiments()]
+            raise unknown("experiment", name, known, f"{name} is no run directory either")
+        found, token = [], None
+        while token != "":
+            page = client.search_runs(
+                [experiment.experiment_id], order_by=["attributes.start_time ASC"], page_token=token
+            )
+            found += [run.data.tags.get("nasplug.run_dir", "") for run in page]
+            token = page.token or ""
+    except (MlflowException, OSError, SQLAlchemyError) as error:
+        said = scrubbed(" ".join(str(error).split()), uri)
+        raise NasplugError(f"{redacted(uri)} cannot be read: {said[:500]}") from None
+    return [folder for folder in dict.fromkeys(found) if folder]
 
 
 @cache
