@@ -56,8 +56,8 @@ def nb201_baselines() -> Rows:
 def shrunk_350() -> Rows:
     """LISSNAS's: spaces of about 350 archs. Of the whole space it is known without a search."""
     yield (
-        "nb201, about 350 archs", "mean C10", "kept", "shrink index", "mean_distance",
-        "FLOPs coverage", "mean C100", "kept", "mean_distance", "coverage",
+        "nb201, about 350 archs", "mean C10", "kept", "shrink index", "mean distance",
+        "FLOPs coverage", "mean C100", "kept", "mean distance", "coverage",
     )  # fmt: skip
     yield "whole space", "87.06", "", "", "0.800", "", "61.41", "", "0.800", ""
     yield from _shrunk(350, [*MEASURES], SHRINKERS, bold=("mean cifar10", "shrink_index cifar10"))
@@ -66,8 +66,8 @@ def shrunk_350() -> Rows:
 def shrunk_700() -> Rows:
     """The same of about 700."""
     yield (
-        "nb201, about 700 archs", "mean C10", "kept", "mean_distance", "coverage", "mean C100",
-        "kept", "mean_distance", "coverage",
+        "nb201, about 700 archs", "mean C10", "kept", "mean distance", "coverage", "mean C100",
+        "kept", "mean distance", "coverage",
     )  # fmt: skip
     measures = [name for name in MEASURES if name != "shrink_index"]
     yield from _shrunk(
