@@ -30,6 +30,7 @@ from nasplug.run.constraints import Constraints
 from nasplug.run.directory import RunDirectory, environment, free_directory
 from nasplug.run.imported import imported, loaded
 from nasplug.run.init import Init
+from nasplug.run.latency import Given, Latency, table
 from nasplug.run.parallel import Parallel, Workers
 from nasplug.run.progress import bar
 from nasplug.run.replay import Replay
@@ -57,6 +58,7 @@ def search(
     constraints: Sequence[str] = (),
     objectives: Sequence[str] = (),
     scalarise: Literal["chebyshev", "linear", "pareto"] | None = None,
+    latency: Given | None = None,
     init: Any = None,
     max_cost: float | None = None,
     max_seconds: float | None = None,
@@ -94,12 +96,15 @@ def search(
         which problem or space, if nothing else does.
     isomorphs: whether isomorphic archs (of the same `canonical` form) are "shared", so that one of
         them is scored for all, or "apart", the default where a table knows them apart.
-    constraints: such as ``["flops<=300e6"]``. Archs that are known to break one are not proposed;
-        those that a score tells of are never selected.
-    objectives: several things to search for, the reward, metrics, params or flops, with a minus
-        what shall be small: ``["val_acc", "-latency"]``. The selection has a `front` then, and its
-        best is the front's knee. A method sees one number per trial, by `scalarise`: "chebyshev" or
+    constraints: such as ``["flops<=300e6", "latency<=5ms"]``. Archs that are known to break
+        one are not proposed; those that a score tells of are never selected.
+    objectives: several things to search for, the reward, metrics, params, flops or latency, with a
+        minus what shall be small: ``["val_acc", "-latency"]``. The selection has a `front` then,
+        and its best is the front's knee. A method sees one number per trial, by `scalarise`: "chebyshev" or
         "linear" with weights drawn every ten trials, or "pareto", by dominance, where it can.
+    latency: the file of a table (``nasplug latency-table``), of this device or of another, by which
+        `latency` is known of an arch before it is scored. Without one it is what the evaluator
+        tells, or measured on this machine of each arch that is scored, in ms.
     init: what is tried first, in the place of the method's first archs: archs, a file with one per
         line, the directory of a finished run, for what that selected; or an evaluator such as
         "proxy:naswot", for the 10 best by it of 100 random archs.
@@ -156,6 +161,8 @@ def search(
     problem.reach(fidelity)
     region = shrunk(problem.space, within) if isinstance(within, Path | str) else within
     first = None if init is None else Init(init, opened)
+    if latency is not None:
+        options["latency"] = table(problem.space, latency).content
     run = make_search(problem, chosen, name, within=region, init=first, plugins=plugins, **options)
     prune = {True: "median", False: None}[prune] if isinstance(prune, bool) else prune
     add_pruner(run, prune)
@@ -302,13 +309,14 @@ def make_search(
     constraints: Sequence[str] = (),
     objectives: Sequence[str] = (),
     scalarise: Any = None,
+    latency: Given | None = None,
     **options: Any,
 ) -> Search:
     """A search of the kernel, kept to constraints, with its first archs, after one objective or
     several."""
     if not isinstance(plugins, list | tuple):
         raise NasplugError(f"plugins is a list of objects with hooks, got {plugins!r}")
-    own: list[Any] = [Constraints(constraints)]
+    own: list[Any] = [Latency(latency), Constraints(constraints)]
     if objectives:
         own.append(_late("objectives", "Objectives")(objectives, scalarise))
     elif scalarise is not None:

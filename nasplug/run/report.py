@@ -123,6 +123,8 @@ def table(selection: Selection, n: int = 5) -> list[dict[str, Any]]:
             reward: _number(trial.value),
             report: _number(trial.report_value),
         }
+        if "latency" in search.trials.metrics:
+            row["latency"] = _number(trial.metrics.get("latency", math.nan))
         for name in ("params", "flops"):
             row[name] = _number(trial.metrics.get(name, math.nan)) or _size(trial, name)
         rows.append({**row, "arch": str(trial)})

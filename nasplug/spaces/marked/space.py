@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from nasplug.errors import NasplugError, unknown
 from nasplug.kernel.space import Archs, Space
 from nasplug.nn.choices import Marks, Scope, Sharing, answering, scopes
+from nasplug.nn.profile import Counter
 from nasplug.nn.training import initialise
 
 UNKNOWN = np.iinfo(np.int64).max  # the cost of a network that does not run: within no limit
@@ -234,7 +233,7 @@ class Marked(Space):
             )
         model = initialise(lambda: self.construct(Marks(self.taken(arch))), 0)
         counter = Counter()  # type: ignore[no-untyped-call]
-        with torch.enable_grad(), counter:  # without gradients torch takes shortcuts, uncounted
+        with torch.enable_grad(), counter:
             output = model.eval()(self.example[:1])
         if not isinstance(output, Tensor):
             raise NasplugError(f"networks must give one tensor, got {type(output).__name__}")
@@ -305,22 +304,6 @@ class Marked(Space):
             archs[:, i] = np.arange(n)
             found.append(archs)
         return found
-
-
-class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what runs meanwhile by torch's own formulas, two for a multiply-add."""
-
-    flops = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # it would import the compiler, which takes seconds
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        if formula := flop_registry.get(func._overloadpacket):
-            self.flops += formula(*args, **(kwargs or {}), out_val=output)
-        return output
 
 
 def space_of(factory: Callable[[], nn.Module], example: Tensor | None = None) -> Marked:

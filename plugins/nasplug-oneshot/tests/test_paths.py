@@ -45,6 +45,7 @@ class Chain:
     """A supernet of two decisions between two choices each, beside 10 multiply-adds."""
 
     costs = np.array([[1.0, 5.0], [2.0, 3.0]])
+    fixed = 10.0
 
     @property
     def space(self):

@@ -1,5 +1,5 @@
 """ProxylessNAS: "ProxylessNAS: Direct Neural Architecture Search on Target Task and Hardware" (Cai,
-Zhu and Han, ICLR 2019), with multiply-adds for the latency, as AutoSpace has it (eq. 6)."""
+Zhu and Han, ICLR 2019): the latency is a table's, or multiply-adds, as AutoSpace has it (eq. 6)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nasplug import Choice, Float, Search
+from nasplug import Choice, Float, NasplugError, Search
 from nasplug.nn import Batch, Floats, Mixture, Oneshot, binary_gates, draw_paths
-from nasplug_oneshot.paths import Target
+from nasplug_oneshot.paths import LatencyTarget, Target
 
 BASELINE = 0.9  # how much of it a moving average of the reward keeps
 
@@ -20,7 +20,7 @@ BASELINE = 0.9  # how much of it a moving average of the reward keeps
 class Proxyless(Oneshot):
     """ProxylessNAS: one path of a supernet in memory to learn weights, two to learn them.
 
-    The result keeps to `target_madds`, if there is one.
+    The result keeps to `target_madds` or `target_latency`, if there is one.
     """
 
     paper = "Cai et al., ProxylessNAS: Direct NAS on Target Task and Hardware, ICLR 2019"
@@ -31,7 +31,10 @@ class Proxyless(Oneshot):
         doc="how paths are learned: through binary gates, or by the reward of one sampled path",
     )  # fmt: skip
     target_madds = Float(0.0, low=0, high=1e15, tunable=False, doc="multiply-adds; 0: no limit")
-    penalty = Float(1.0, low=0, high=1e3, doc="λ: of the expected MAdds over the target (eq. 6)")
+    target_latency = Float(
+        0.0, low=0, high=1e6, tunable=False, doc="ms, by the table that is latency=; 0: no limit"
+    )  # fmt: skip
+    penalty = Float(1.0, low=0, high=1e3, doc="λ: of the expected cost over the target (eq. 6)")
     lr = replace(Oneshot.lr, default=0.1)
     arch_lr = Float(
         6e-3, low=1e-6, high=10, log=True, doc="of the paths: Adam; the paper: 0.01 to reinforce"
@@ -39,14 +42,21 @@ class Proxyless(Oneshot):
 
     def start(self, search: Search) -> list[Tensor]:
         self.alpha = self.parameter(*self.mask.shape)
-        self.target = Target(self.net, self.mask, self.handed, self.target_madds)
-        self.costs = self.alpha.detach().new_tensor(self.net.costs)
+        self.target = self._find_target(search)
+        self.costs = self.alpha.detach().new_tensor(self.target.costs)
         self.baseline = float("nan")
         return [self.alpha]
 
+    def _find_target(self, search: Search) -> Target:
+        if not self.target_latency:
+            return Target(self.net, self.mask, self.handed, self.target_madds)
+        if self.target_madds:
+            raise NasplugError("one target: target_madds or target_latency, not both")
+        return LatencyTarget(self.net, self.mask, self.handed, self.target_latency, search.latency)
+
     def setup(self, search: Search) -> None:
         super().setup(search)
-        if self.target_madds and self.algorithm == "gradient":
+        if self.target.limit and self.algorithm == "gradient":
             self.bilevel.penalty = self.over_target
 
     # ---- a step
@@ -62,9 +72,9 @@ class Proxyless(Oneshot):
         return Mixture(gates, mask & self.mask)
 
     def over_target(self) -> Tensor:
-        """λ (E[MAdds] / target - 1), nothing below the target   (AutoSpace, eq. 6)."""
-        expected = self.net.fixed + (self.logits.softmax(-1) * self.costs).sum()
-        return self.penalty * (expected / self.target_madds - 1).clamp(min=0)
+        """λ (E[cost] / target - 1), nothing below the target   (AutoSpace, eq. 6)."""
+        expected = self.target.fixed + (self.logits.softmax(-1) * self.costs).sum()
+        return self.penalty * (expected / self.target.limit - 1).clamp(min=0)
 
     def architecture_step(self, val: Batch, train: Batch) -> Tensor:
         if self.algorithm == "gradient":
@@ -77,9 +87,9 @@ class Proxyless(Oneshot):
         with torch.no_grad():
             loss = self.bilevel.loss(val, Mixture(self.alpha.new_ones(path.shape), path))
         reward = -float(loss)
-        if self.target_madds:
-            madds = self.net.fixed + float(self.net.costs[path].sum())
-            reward -= self.penalty * max(0.0, madds / self.target_madds - 1)
+        if self.target.limit:
+            cost = self.target.fixed + float(self.target.costs[path].sum())
+            reward -= self.penalty * max(0.0, cost / self.target.limit - 1)
         if np.isnan(self.baseline):
             self.baseline = reward
         log_p = self.logits.log_softmax(-1)[torch.from_numpy(path).to(self.device)].sum()
@@ -100,7 +110,11 @@ class Proxyless(Oneshot):
         p = self.logits.detach().softmax(-1).cpu().double().numpy()
         entropy = -(p * np.log(np.maximum(p, 1e-12))).sum(-1).mean()
         expected = self.net.fixed + (p * self.net.costs).sum()
-        return {"expected_madds": float(expected), "entropy": float(entropy)}
+        metrics = {"expected_madds": float(expected), "entropy": float(entropy)}
+        if self.target_latency:
+            expected = self.target.fixed + (p * self.target.costs).sum()
+            metrics["expected_latency"] = float(expected)
+        return metrics
 
     def memory(self) -> dict[str, Any]:
         return {"baseline": None if np.isnan(self.baseline) else self.baseline}

@@ -122,7 +122,7 @@ class SPOS(Oneshot):
         n, rng = self.population, search.rng
         random = region.sample(20 * n, rng)
         generation = [self._fresh(search, region, random)]
-        if len(search.trials):
+        if np.isfinite(search.trials.scores).any():
             best = best_trials(search.trials, self.parents)
             mothers, fathers = best[rng.integers(len(best), size=(2, 10 * n))]
             crossed = np.where(rng.random(mothers.shape) < 0.5, mothers, fathers)
