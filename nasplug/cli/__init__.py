@@ -32,6 +32,11 @@ COMMANDS = {
     "run": ("search:run", "Search with METHOD for a good architecture."),
     "tune": ("tune:tune", "Find good hyperparameters of METHOD: an Optuna study of searches."),
     "resume": ("search:resume", "Continue an interrupted search with the same trials."),
+    "profile": ("profile:profile", "Latency, memory and size of the winner of a run, or any arch."),
+    "latency-table": (
+        "profile:latency_table",
+        "What each choice of a space takes on this machine, as --latency reads it.",
+    ),
     "sync": ("tracking:sync", "Send to MLflow what is missing there."),
     "ui": ("tracking:ui", "The MLflow UI on the store that the searches log to."),
     "check": ("check:check", "Whether a method, a space or an evaluator behaves."),

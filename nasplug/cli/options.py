@@ -68,7 +68,8 @@ def problem_options(command: Command) -> Command:
             ),
             click.option(
                 "--constraint", "constraints", multiple=True, metavar="'flops<=300e6'",
-                help="On params, flops or a metric of the problem; repeatable.",
+                help="On params, flops, latency ('latency<=5ms') or a metric of the problem; "
+                "repeatable.",
             ),
         )
     ):  # fmt: skip

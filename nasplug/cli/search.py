@@ -83,6 +83,11 @@ workers = click.option(
     help="What several objectives are to the method (default: pareto if it can, else chebyshev).",
 )  # fmt: skip
 @click.option(
+    "--latency", metavar="FILE",
+    help="A table of what each choice takes, of this device or of another (`nasplug "
+    "latency-table`), by which latency is known before a score.",
+)  # fmt: skip
+@click.option(
     "--init", metavar="PROXY | FILE | RUN_DIR",
     help="What is tried first: the best of random archs by an evaluator such as proxy:naswot, the "
     "archs of a file, or those that a run selected.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from nasplug.analysis.predictors import rank_correlations
 from nasplug.errors import NasplugError
 from nasplug.kernel.space import Archs, Space
-from nasplug.nn.profile import device_name, latency, repeated
+from nasplug.nn.profile import Profile, device_name, latency, profile, repeated
 from nasplug.nn.training import initialise
 from nasplug.spaces.latency import Floats, LatencyTable
 
@@ -35,7 +35,6 @@ class Measured:
     def __init__(self, space: Space, batch: int = 1, threads: int = 1) -> None:
         self.space, self.batch, self.threads = space, batch, threads
         self.x = repeated(example_of(space), batch)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._times: dict[bytes, float] = {}
 
     def __call__(self, archs: Archs) -> Floats:
@@ -47,12 +46,24 @@ class Measured:
 
     def _measure(self, arch: Archs) -> float:
         try:
-            model = initialise(lambda: self.space.build(arch), 0).to(self.device)
+            model = initialise(lambda: self.space.build(arch), 0).to(device())
             return latency(model, self.x, self.threads).median
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
             logger.warning("%s has no latency: %s", self.space.to_str(arch), said)
             return float("nan")
+
+
+def profile_of(space: Space, arch: str, batches: Sequence[int], threads: int = 1) -> Profile:
+    """What the network of an arch costs on this machine."""
+    example = example_of(space)
+    model = initialise(lambda: space.build(space.arch(arch)), 0).to(device())
+    return profile(model, example, batches, threads)
+
+
+def device() -> torch.device:
+    """Where networks are measured."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def example_of(space: Space) -> Tensor:
@@ -83,7 +94,7 @@ def measure_table(
     """
     numbers = 1 + int((space.cardinalities - 1).sum())
     archs = space.distinct(space.sample(20 * PER_CHOICE * (numbers + HELD_OUT), seed))
-    held_out = min(HELD_OUT, len(archs) // 4)
+    held_out = min(HELD_OUT, len(archs) // 3)
     if held_out < 2:
         raise NasplugError(
             f"{space.name} has {len(archs)} networks, too few for a table of latencies: "
@@ -104,7 +115,7 @@ def measure_table(
     table = fit(space, archs[held_out:], times[held_out:])
     table.about = {
         "space": space.name, "batch": batch, "threads": threads,
-        "device": device_name(measure.device), "networks": len(archs) - held_out,
+        "device": device_name(device()), "networks": len(archs) - held_out,
         "error": error_of(table, archs[:held_out], times[:held_out]),
     }  # fmt: skip
     return table

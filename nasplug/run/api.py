@@ -101,8 +101,9 @@ def search(
         one are not proposed; those that a score tells of are never selected.
     objectives: several things to search for, the reward, metrics, params, flops or latency, with a
         minus what shall be small: ``["val_acc", "-latency"]``. The selection has a `front` then,
-        and its best is the front's knee. A method sees one number per trial, by `scalarise`: "chebyshev" or
-        "linear" with weights drawn every ten trials, or "pareto", by dominance, where it can.
+        and its best is the front's knee. A method sees one number per trial, by `scalarise`:
+        "chebyshev" or "linear" with weights drawn every ten trials, or "pareto", by dominance,
+        where it can.
     latency: the file of a table (``nasplug latency-table``), of this device or of another, by which
         `latency` is known of an arch before it is scored. Without one it is what the evaluator
         tells, or measured on this machine of each arch that is scored, in ms.
@@ -162,8 +163,7 @@ def search(
     problem.reach(fidelity)
     region = shrunk(problem.space, within) if isinstance(within, Path | str) else within
     first = None if init is None else Init(init, opened)
-    if latency is not None:
-        options["latency"] = table(problem.space, latency).content
+    options["latency"] = None if latency is None else table(problem.space, latency).content
     run = make_search(problem, chosen, name, within=region, init=first, plugins=plugins, **options)
     prune = {True: "median", False: None}[prune] if isinstance(prune, bool) else prune
     add_pruner(run, prune)

@@ -57,6 +57,7 @@ RUN: Schema = {
     "options": {
         "budget": NUMBER, "seed": (int,), "repeats": (str,), "isomorphs": (str, NONE),
         "constraints": (list,), "objectives": (list,), "scalarise": (str, NONE),
+        "latency": (dict, NONE),
         "max_cost": (*NUMBER, NONE), "max_seconds": (*NUMBER, NONE),
         "at_once": (int,), "asynchronous": (bool,),
     },
