@@ -60,8 +60,8 @@ def profile(
 
 
 def repeated(example: Tensor, batch: int) -> Tensor:
-    """(b, ...) -> (batch, ...): the first input, as often."""
-    return example[:1].expand(batch, *example.shape[1:]).contiguous()
+    """(b, ...) -> (batch, ...): the first input, so often."""
+    return torch.cat([example[:1]] * batch)
 
 
 def latency(model: nn.Module, x: Tensor, threads: int = 1) -> Latency:
