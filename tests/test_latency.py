@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -400,6 +401,16 @@ def test_methods_that_need_it_before_a_score_say_what_tells_it(space):
             "lissnas", space=space, evaluate=evaluate, budget=30, constraints=["latency<=5ms"],
             **QUIET,
         )  # fmt: skip
+
+
+def test_the_blocks_of_the_page(tmp_path, monkeypatch, capsys):
+    """The python blocks of docs/latency.md as one program, here: importing torch takes long."""
+    monkeypatch.chdir(tmp_path)
+    page = Path(__file__).resolve().parents[1] / "docs" / "latency.md"
+    code = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    exec("\n".join(code), {"__name__": "page"})
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == "width=16,depth=2 2.4 ms"
 
 
 # ---- the commands
