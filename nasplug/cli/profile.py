@@ -63,7 +63,7 @@ def profile(
     nasplug profile RUN_DIR
     nasplug profile --on nb201/cifar10 --arch '|nor_conv_3x3~0|+|...'
     """
-    if (run_dir is None) == (arch is None):
+    if (run_dir is None) == (arch is None) or (run_dir and on):
         raise NasplugError("which network? RUN_DIR, or --on or --model with --arch")
     loading("torch")
     if run_dir is not None:
@@ -126,7 +126,7 @@ def latency_table(
         show_json(table.content)
         return
     show_rows([
-        {"decision": name, **{"choice": choice, "adds ms": float(ms)}}
+        {"decision": name, "choice": choice, "adds ms": float(ms)}
         for (name, choices), row in zip(space.decisions.items(), table.costs, strict=True)
         for choice, ms in zip(map(str, choices), row, strict=False)
     ])  # fmt: skip
