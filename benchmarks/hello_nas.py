@@ -7,7 +7,7 @@ that is plain or depthwise separable, one of three dropouts, one of three widths
 layer: 18 networks. All are trained alike, by the tutorial's Adam (5 epochs on digits), searched by
 validation accuracy for the same number of trials, and the best is trained anew with another seed
 for its test accuracy. What two ways train alike is trained once. `spos` trains one supernet, for
-all of its trials.
+all of its trials. Optuna's TPE draws its first ten trials at random: these are all it has here.
 
 Lines of code are those of the network and of the search that are neither blank, comment nor
 docstring, as `ast.unparse` writes them; how a network is trained is the same for all. --nni FILE
