@@ -32,7 +32,10 @@ COMMANDS = {
     "run": ("search:run", "Search with METHOD for a good architecture."),
     "tune": ("tune:tune", "Find good hyperparameters of METHOD: an Optuna study of searches."),
     "resume": ("search:resume", "Continue an interrupted search with the same trials."),
-    "profile": ("profile:profile", "Latency, memory and size of the winner of a run, or any arch."),
+    "profile": (
+        "profile:profile",
+        "Latency, peak memory and size of the winner of a run, or any arch.",
+    ),
     "latency-table": (
         "profile:latency_table",
         "What each choice of a space takes on this machine, as --latency reads it.",

@@ -57,7 +57,7 @@ def profile(
     run_dir: Path | None, on: str | None, model: str | None, data: str | None, threads: int,
     arch: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Latency, peak memory, parameters and multiply-adds of the winner of a run, or of any arch.
+    """Latency, peak memory and size of the winner of a run, or any arch.
 
     \b
     nasplug profile RUN_DIR
