@@ -16,6 +16,7 @@ from nasplug.kernel.trial import State, Trial, TrialPruned, Trials
 
 if TYPE_CHECKING:
     from nasplug.run.api import resume, search
+    from nasplug.run.load import load
     from nasplug.spaces.marked.space import space_of
     from nasplug.tuning import tune
 
@@ -23,8 +24,8 @@ __all__ = [
     "ENUMERABLE", "ArchSet", "Archs", "Ball", "Bool", "Choice", "Evaluator", "Float",
     "Hyperparameter", "Int", "Layered", "Mask", "Method", "NasplugError", "Problem", "Region",
     "Search", "Selection", "Source", "Space", "State", "Subspace", "Trial", "TrialPruned", "Trials",
-    "__version__", "best_trials", "hookimpl", "problem", "problems", "resume", "search", "space",
-    "space_of", "tune", "unknown",
+    "__version__", "best_trials", "hookimpl", "load", "problem", "problems", "resume",
+    "search", "space", "space_of", "tune", "unknown",
 ]  # fmt: skip
 
 # What brings more along than numpy and pluggy is imported when it is used.
@@ -33,6 +34,7 @@ __getattr__ = late(
     {
         "search": "nasplug.run.api",
         "resume": "nasplug.run.api",
+        "load": "nasplug.run.load",
         "tune": "nasplug.tuning",
         "space_of": "nasplug.spaces.marked.space",
     },

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nasplug.errors import NasplugError, unknown
 from nasplug.evaluators.function import FunctionEvaluator
@@ -21,9 +21,11 @@ from nasplug.kernel.trial import Trial, TrialPruned, Trials
 from nasplug.nn import data as datasets
 from nasplug.nn.data import Images
 from nasplug.nn.training import initialise, train
+from nasplug.nn.weights import inherit_weights, save_weights
 from nasplug.spaces.marked.space import Marked
 
 LR = 0.1
+WEIGHTS = ".safetensors"  # after the number of a trial
 KEPT = {"val_acc": "value", "test_acc": "report"}  # metrics, as `train` has them
 
 
@@ -71,7 +73,7 @@ class TrainEvaluator(FunctionEvaluator):
     ) -> None:
         self.name, self.seed = (data if isinstance(data, str) else ""), seed
         self.settings = settings(option)
-        self.best: tuple[float, Archs, dict[str, Tensor]] | None = None
+        self.folder: Path | None = None  # in which trials keep the weights that they have trained
         if not space.builds:
             raise NasplugError(f"{space.name} builds no networks that could be trained")
         if self.name in self.data(space):
@@ -118,12 +120,22 @@ class TrainEvaluator(FunctionEvaluator):
 
     @hookimpl
     def evaluate(self, search: Search | None, candidates: Trials) -> Trials:
-        self.search = search
+        self.search, self.folder = search, candidates.checkpoints
         if "images" not in vars(self):
             self._say(f"reading {self.name}")
         super().evaluate(search, candidates)
         self._say("")
         return candidates
+
+    @hookimpl
+    def update(self, search: Search) -> None:
+        """Of the weights that trials have kept, those of the best stay."""
+        self.search, self.folder = search, search.checkpoints
+        scores, states = search.trials.final_scores, search.trials.states
+        kept = [(int(file.stem), file) for file in self.folder.glob(f"*{WEIGHTS}")]
+        told = [(n, file) for n, file in kept if n < len(states) and states[n]]
+        for _, file in sorted(told, key=lambda one: (-scores[one[0]], one[0]))[1:]:
+            file.unlink()
 
     def _say(self, activity: str) -> None:
         if self.search is not None:
@@ -156,9 +168,10 @@ class TrainEvaluator(FunctionEvaluator):
             models.append(model)
         means = {name: float(np.mean([one[name] for one in results])) for name in results[0]}
         values = [one[KEPT[self.reward]] for one in results]
-        if until == epochs and (self.best is None or np.mean(values) > self.best[0]):
-            weights = models[int(np.argmax(values))].cpu().state_dict()
-            self.best = float(np.mean(values)), trial.arch, weights
+        if until == epochs and self.folder:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            best = models[int(np.argmax(values))].cpu()
+            save_weights(best, self.folder / f"{trial.number}{WEIGHTS}", trial.arch)
         return {
             "value": means[KEPT[self.reward]],
             "report": means[KEPT[self.report]],
@@ -169,19 +182,13 @@ class TrainEvaluator(FunctionEvaluator):
         }
 
     def inherit(self, wanted: Archs) -> nn.Module:
-        """The network as it was trained; NasplugError if only its score was kept, as those of the
-        best training are, unless it was a worker's or in a search that was interrupted."""
-        arch, weights = self.best[1:] if self.best else (None, {})
-        if arch is None or not np.array_equal(
-            *self.space.classes(np.array([arch, wanted]))[:, None]
-        ):
-            raise NasplugError(
-                f"the weights of {self.space.to_str(wanted)} were not kept, as those of the best "
-                "trial of this process are: build() and train it"
-            )
-        model = self.space.build(arch)
-        model.load_state_dict(weights)
-        return model.eval()
+        """The network as it was trained; NasplugError unless it is the best one, whose weights
+        are kept."""
+        for file in self.folder.glob(f"*{WEIGHTS}") if self.folder else ():
+            return inherit_weights(self.space, wanted, file)
+        raise NasplugError(
+            f"no weights of {self.space.to_str(wanted)} were kept: build() and train it"
+        )
 
     def _flops(self, trial: Trial) -> dict[str, float]:
         """{"flops": multiply-adds of the network that is trained}, where the space knows them."""

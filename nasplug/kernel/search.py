@@ -234,7 +234,7 @@ class Search:
         trials = Trials(self.space, archs, self.maximize, len(self.trials), self.round, fidelities)
         trials.pruner, trials.on_tell = self.pruner, self.record
         trials.objectives = self.objectives
-        if self.full:
+        if self.full or hasattr(self.problem.evaluator, "inherit"):
             trials.checkpoints = self.checkpoints
         return trials
 

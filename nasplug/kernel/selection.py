@@ -118,7 +118,7 @@ def best_trials(trials: Trials, n: int) -> Archs:
     objectives those of the front, the knee first, then others."""
     if not len(trials):
         raise NasplugError("no trial was made: give the search more time, or loosen its limits")
-    scores = trials.ranks if trials.objectives is None else trials.objectives.final(trials)
+    scores = trials.final_scores
     order = np.argsort(-scores, kind="stable")
     order = order[np.isfinite(scores[order])]
     if not len(order):

@@ -26,6 +26,7 @@ from nasplug.kernel.space import Space
 from nasplug.kernel.subspace import Region, Subspace, load
 from nasplug.kernel.tree import jsonable, map_leaves
 from nasplug.run import report as reports
+from nasplug.run import weights
 from nasplug.run.constraints import Constraints
 from nasplug.run.directory import RunDirectory, environment, free_directory
 from nasplug.run.imported import imported, loaded
@@ -183,6 +184,8 @@ def search(
                     "maximize": run.problem.maximize,
                     "reward": run.problem.reward,
                     "report": run.problem.report,
+                    "apart": run.problem.apart,
+                    "fidelity": run.problem.fidelity,
                 },
                 "within": isinstance(region, Subspace),
                 "init": first and first.name,
@@ -354,6 +357,7 @@ def _run(
         with bar(search, progress), traced(search):
             selection = search.run()
         if directory is not None:
+            weights.keep(selection, directory.path)
             with suppress(OSError):  # it has something in it, or there is none
                 search.checkpoints.rmdir()
             end |= {
@@ -466,11 +470,12 @@ def named_data(data: Any) -> Any:
 
 def _space_written(space: Space) -> dict[str, Any]:
     """A space for run.json: by its name, the data whose sizes it has and a fingerprint; a plain
-    one by its decisions as well, if JSON gives them back as they are."""
+    one by its decisions as well, if JSON gives them back as they are; one for an example of the
+    data by its shape and type."""
     plain = type(space) is Space and all(_same_in_json(list(c)) for c in space.decisions.values())
     return {
         "name": space.name, "data": getattr(space, "data", ""), "fingerprint": space.fingerprint,
-        "decisions": space.decisions if plain else None,
+        "decisions": space.decisions if plain else None, "inputs": getattr(space, "inputs", None),
     }  # fmt: skip
 
 
@@ -502,8 +507,8 @@ def searched(run: Mapping[str, Any], given: Space | None = None) -> tuple[str | 
         if found.fingerprint == written["fingerprint"]:
             return None, found
     raise NasplugError(
-        f"{written['name']} is a space of yours, which has to be given again, as in "
-        "nasplug.resume(run_dir, space=space)"
+        f"{written['name']} is a space of yours, which has to be given again: space=space, or "
+        "model=Net for a network of yours"
     )
 
 

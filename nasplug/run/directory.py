@@ -32,7 +32,7 @@ from nasplug.kernel.tree import jsonable, read_arrays
 from nasplug.run.journal import FILE, Journal, Past
 from nasplug.run.secrets import command_line
 
-FORMAT = 6  # of the run directory; a directory of another format is refused
+FORMAT = 7  # of the run directory; a directory of another format is refused
 PATIENCE = 1.0  # seconds for which a lock may be held by somebody who only looks at it
 CHECKPOINTS = ("checkpoint.npz", "checkpoint.old.npz")  # the last two, the newest first
 
@@ -42,12 +42,15 @@ NONE, NUMBER = type(None), (int, float)
 RUN: Schema = {
     "format": (int,), "nasplug": (str,), "key": (str,),
     "method": (str,), "hyperparameters": (dict,), "problem": (str, NONE),
-    "space": {"name": (str,), "data": (str,), "fingerprint": (str,), "decisions": (dict, NONE)},
+    "space": {
+        "name": (str,), "data": (str,), "fingerprint": (str,), "decisions": (dict, NONE),
+        "inputs": (list, NONE),
+    },
     "model": (str, NONE), "data": (bool, str), "direction": (str,),
     "evaluator": (str, NONE), "reward": (str, NONE), "report": (str, NONE),
     "scores": {
         "problem": (str,), "evaluator": (str,), "maximize": (bool,), "reward": (str,),
-        "report": (str,),
+        "report": (str,), "apart": (bool,), "fidelity": (list, NONE),
     },
     "fidelity": (list, NONE), "init": (str, NONE), "first": (list, NONE), "within": (bool,),
     "prune": (str, NONE), "workers": (str, NONE), "retries": (int,), "tracking": (bool,),

@@ -184,6 +184,18 @@ class Marked(Space):
             )
         return self
 
+    @property
+    def inputs(self) -> tuple[list[int], str] | None:
+        """Shape and type of an input, ``([3, 32, 32], "float32")``, if there is an example."""
+        if self.example is None:
+            return None
+        return [*self.example.shape[1:]], str(self.example.dtype).removeprefix("torch.")
+
+    def with_inputs(self, shape: list[int], dtype: str) -> Self:
+        """The same space with an example of nothing but zeros."""
+        example = torch.zeros((1, *shape), dtype=getattr(torch, dtype))
+        return type(self)(self.factory, example, only=self.only)
+
     # ---- what networks cost
 
     def params(self, archs: Archs) -> npt.NDArray[np.int64]:
