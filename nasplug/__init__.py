@@ -15,6 +15,7 @@ from nasplug.kernel.subspace import ArchSet, Ball, Layered, Mask, Region, Subspa
 from nasplug.kernel.trial import State, Trial, TrialPruned, Trials
 
 if TYPE_CHECKING:
+    from nasplug.deploy.retraining import retrain
     from nasplug.run.api import resume, search
     from nasplug.run.load import load
     from nasplug.spaces.marked.space import space_of
@@ -25,7 +26,7 @@ __all__ = [
     "Hyperparameter", "Int", "Layered", "Mask", "Method", "NasplugError", "Problem", "Region",
     "Search", "Selection", "Source", "Space", "State", "Subspace", "Trial", "TrialPruned", "Trials",
     "__version__", "best_trials", "hookimpl", "load", "problem", "problems", "resume",
-    "search", "space", "space_of", "tune", "unknown",
+    "retrain", "search", "space", "space_of", "tune", "unknown",
 ]  # fmt: skip
 
 # What brings more along than numpy and pluggy is imported when it is used.
@@ -34,6 +35,7 @@ __getattr__ = late(
     {
         "search": "nasplug.run.api",
         "resume": "nasplug.run.api",
+        "retrain": "nasplug.deploy.retraining",
         "load": "nasplug.run.load",
         "tune": "nasplug.tuning",
         "space_of": "nasplug.spaces.marked.space",

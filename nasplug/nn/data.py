@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,7 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, default_collate
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
 
 from nasplug.errors import NasplugError
 from nasplug.kernel.space import Space
@@ -111,6 +120,22 @@ class Images:
         """The same, not normalised."""
         return replace(self, mean=torch.zeros_like(self.mean), std=torch.ones_like(self.std))
 
+    @property
+    def digest(self) -> str:
+        """Tells this split from others: of what lies in memory all, else the rows and labels."""
+        found = hashlib.sha256()
+        for leaf in tree_leaves((self.train, self.val, self.test)):
+            tensor = leaf.indices if isinstance(leaf, OnDisk) else leaf
+            found.update(tensor.cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()[:16]
+
+    @property
+    def learning(self) -> Images:
+        """The same, with all that is not for the test to train on; `val` is the test then, too."""
+        if self.test is self.val:
+            return self
+        return replace(self, train=_joined(self.train, self.val), val=self.test)
+
     def to(self, device: torch.device | str) -> Images:
         """The same on a device, where batches are then made without waiting for the host."""
         train, val, test = (
@@ -142,6 +167,55 @@ class Images:
         # Index arrays of (b, h, w) around a slice put the channels last.
         crops = padded[which[:, None, None], :, rows[:, :, None], columns[:, None]]
         return crops.permute(0, 3, 1, 2).contiguous()
+
+
+def layout(example: Any) -> dict[str, Any]:
+    """What JSON holds of an input, a batch of one: shape and type of its tensors.
+
+    >>> layout(torch.zeros(1, 3, 8, 8))
+    {'shape': [3, 8, 8], 'type': 'float32'}
+    """
+    if isinstance(example, Tensor):
+        return {"shape": [*example.shape[1:]], "type": str(example.dtype).removeprefix("torch.")}
+    if isinstance(example, Mapping):
+        return {"named": {name: layout(one) for name, one in example.items()}}
+    return {"several": [layout(one) for one in example]}
+
+
+def of_layout(found: Mapping[str, Any], n: int = 1, seed: int = 0) -> Any:
+    """n inputs of a layout: normal numbers; whole ones are 0 or 1."""
+    if "named" in found:
+        return {name: of_layout(one, n, seed) for name, one in found["named"].items()}
+    if "several" in found:
+        return tuple(of_layout(one, n, seed + i) for i, one in enumerate(found["several"]))
+    generator, shape = torch.Generator().manual_seed(seed), (n, *found["shape"])
+    dtype = getattr(torch, found["type"])
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=generator).to(dtype)
+    return torch.randint(2, shape, generator=generator).to(dtype)
+
+
+def _joined(*parts: Part) -> Part:
+    """All of some parts as one."""
+    labels = tree_map(lambda *leaves: torch.cat(leaves), *(labels for _, labels in parts))
+    if not any(isinstance(inputs, OnDisk) for inputs, _ in parts):
+        return tree_map(lambda *leaves: torch.cat(leaves), *(inputs for inputs, _ in parts)), labels
+    # Of one that lies on disk and others that do not, all are data sets of inputs alone.
+    every: Any = ConcatDataset([Alone(inputs) for inputs, _ in parts])
+    return OnDisk(every, torch.arange(len(every))), labels
+
+
+class Alone(Dataset[Any]):
+    """Inputs as a data set of pairs without labels."""
+
+    def __init__(self, inputs: Any) -> None:
+        self.inputs = inputs
+
+    def __len__(self) -> int:
+        return len(tree_leaves(self.inputs)[0])
+
+    def __getitem__(self, row: int) -> Any:
+        return tree_map(lambda leaf: leaf[row], self.inputs), None
 
 
 class Stream:

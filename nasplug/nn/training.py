@@ -79,7 +79,7 @@ def train(
     with fixed_threads(threads), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         if checkpoint and checkpoint.exists():
-            epoch = _load(checkpoint, generator, model, optimiser, schedule)
+            epoch = load_checkpoint(checkpoint, generator, model, optimiser, schedule)
         first = epoch
         while epoch < until and not pruned:
             if begin:
@@ -99,7 +99,7 @@ def train(
             if report:
                 pruned = bool(report(epoch, accuracy(model, data, data.val)))
         if checkpoint and epoch < epochs:
-            _save(checkpoint, epoch, generator, model, optimiser, schedule)
+            save_checkpoint(checkpoint, epoch, generator, model, optimiser, schedule)
         value, test = (accuracy(model, data, part) for part in (data.val, data.test))
     return {
         "value": value,
@@ -112,15 +112,15 @@ def train(
     }
 
 
-def _save(file: Path, epoch: int, generator: torch.Generator, *parts: Any) -> None:
+def save_checkpoint(file: Path, epoch: int, generator: torch.Generator, *parts: Any) -> None:
     """All that an epoch depends on: weights, optimiser, schedule, random states."""
     states = [part.state_dict() for part in parts]
     random = [generator.get_state(), torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
     torch.save({"epoch": epoch, "states": states, "random": random}, file)
 
 
-def _load(file: Path, generator: torch.Generator, *parts: Any) -> int:
-    """Go on from what `_save` has kept; the epoch."""
+def load_checkpoint(file: Path, generator: torch.Generator, *parts: Any) -> int:
+    """Go on from what `save_checkpoint` has kept; the epoch."""
     kept = torch.load(file, map_location="cpu", weights_only=True)
     for part, state in zip(parts, kept["states"], strict=True):
         part.load_state_dict(state)

@@ -110,7 +110,7 @@ def recorded_space(run: dict[str, Any], given: Space | None) -> Space:
     else:
         found = searched(run, given)[1]
         if written["inputs"] and found.inputs is None:
-            found = found.with_inputs(*written["inputs"])
+            found = found.with_inputs(written["inputs"])
     if found.fingerprint != written["fingerprint"]:
         raise NasplugError(
             f"the space {written['name']} of the run is another one than {found.name}: the "

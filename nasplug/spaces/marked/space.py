@@ -17,6 +17,7 @@ from torch.utils.flop_counter import flop_registry
 from nasplug.errors import NasplugError, unknown
 from nasplug.kernel.space import Archs, Space
 from nasplug.nn.choices import Marks, Scope, Sharing, answering, scopes
+from nasplug.nn.data import layout, of_layout
 from nasplug.nn.training import initialise
 
 UNKNOWN = np.iinfo(np.int64).max  # the cost of a network that does not run: within no limit
@@ -185,16 +186,13 @@ class Marked(Space):
         return self
 
     @property
-    def inputs(self) -> tuple[list[int], str] | None:
-        """Shape and type of an input, ``([3, 32, 32], "float32")``, if there is an example."""
-        if self.example is None:
-            return None
-        return [*self.example.shape[1:]], str(self.example.dtype).removeprefix("torch.")
+    def inputs(self) -> dict[str, Any] | None:
+        """The layout of an input, if there is an example."""
+        return None if self.example is None else layout(self.example)
 
-    def with_inputs(self, shape: list[int], dtype: str) -> Self:
-        """The same space with an example of nothing but zeros."""
-        example = torch.zeros((1, *shape), dtype=getattr(torch, dtype))
-        return type(self)(self.factory, example, only=self.only)
+    def with_inputs(self, inputs: Mapping[str, Any]) -> Self:
+        """The same space with an example of a layout."""
+        return type(self)(self.factory, of_layout(inputs), only=self.only)
 
     # ---- what networks cost
 
