@@ -15,6 +15,8 @@ from nasplug.kernel.subspace import ArchSet, Ball, Layered, Mask, Region, Subspa
 from nasplug.kernel.trial import State, Trial, TrialPruned, Trials
 
 if TYPE_CHECKING:
+    from nasplug.deploy.evaluation import evaluate
+    from nasplug.deploy.export import export
     from nasplug.deploy.retraining import retrain
     from nasplug.run.api import resume, search
     from nasplug.run.load import load
@@ -25,8 +27,8 @@ __all__ = [
     "ENUMERABLE", "ArchSet", "Archs", "Ball", "Bool", "Choice", "Evaluator", "Float",
     "Hyperparameter", "Int", "Layered", "Mask", "Method", "NasplugError", "Problem", "Region",
     "Search", "Selection", "Source", "Space", "State", "Subspace", "Trial", "TrialPruned", "Trials",
-    "__version__", "best_trials", "hookimpl", "load", "problem", "problems", "resume",
-    "retrain", "search", "space", "space_of", "tune", "unknown",
+    "__version__", "best_trials", "evaluate", "export", "hookimpl", "load", "problem",
+    "problems", "resume", "retrain", "search", "space", "space_of", "tune", "unknown",
 ]  # fmt: skip
 
 # What brings more along than numpy and pluggy is imported when it is used.
@@ -36,6 +38,8 @@ __getattr__ = late(
         "search": "nasplug.run.api",
         "resume": "nasplug.run.api",
         "retrain": "nasplug.deploy.retraining",
+        "evaluate": "nasplug.deploy.evaluation",
+        "export": "nasplug.deploy.export",
         "load": "nasplug.run.load",
         "tune": "nasplug.tuning",
         "space_of": "nasplug.spaces.marked.space",
