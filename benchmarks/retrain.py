@@ -24,10 +24,10 @@ import nasplug
 from nasplug import nn as nnas
 from nasplug.deploy.fit import fit
 from nasplug.deploy.recipes import RECIPES
-from nasplug.nn.training import accuracy, initialise
+from nasplug.nn.training import initialise, score
 
-METHOD, BUDGET, RANDOM = "regularized-evolution", 200, 7
-IMAGES, EPOCHS, SEED = 5000, 25, 0
+METHOD, BUDGET, RANDOM = "regularized-evolution", 200, 5
+IMAGES, EPOCHS, SEED = 3000, 12, 0
 SIZE = {"C": 8, "N": 1}
 
 
@@ -46,7 +46,7 @@ def main() -> None:
         trained = fit(network, images, recipe, SEED)
         rows.append({
             "which": name, "arch": space.to_str(arch),
-            "test_acc": accuracy(trained, images, images.test),
+            "test_acc": score(trained, images, images.test),
             "seconds": round(time.perf_counter() - began, 1),
         })  # fmt: skip
         print(json.dumps(rows[-1]), flush=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -17,8 +16,9 @@ from nasplug.deploy.export import export as write
 from nasplug.deploy.recipes import RECIPES
 from nasplug.deploy.retraining import RECIPE
 from nasplug.deploy.retraining import retrain as train
+from nasplug.tracking import wait
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+REGISTERED = 120.0  # seconds to wait until the network is in MLflow's registry
 
 model = click.option(
     "--model", metavar="MODULE:NAME",
@@ -61,7 +61,10 @@ def retrain(run_dir: Path, track: bool, as_json: bool, **options: Any) -> None:
     show_rows([{"arch": done.about["search"]["choices"], **done.result}], stderr=as_json)
     show_fact("weights", done.path / "weights.safetensors", as_json)
     show_fact("picture", done.path / "curve.png", as_json)
-    run = show_run(done.path, as_json) if track else None
+    run = None
+    if track:
+        wait(REGISTERED)
+        run = show_run(done.path, as_json)
     if as_json:
         show_json(
             {
@@ -87,9 +90,9 @@ def evaluate(run_dir: Path, as_json: bool, **options: Any) -> None:
     if as_json:
         show_json(found)
         return
-    names = ("weights", "data", "test_inputs", "test_acc", "loss", "params", "flops")
-    show_rows([{name: found[name] for name in names} | {"arch": found["arch"]}], apart="arch")
-    show_rows([{"class": k, "test_acc": x} for k, x in found["per_class"].items()])
+    per_class = found.pop("per_class")
+    show_rows([{**found, "arch": found.pop("arch")}], apart="arch")
+    show_rows([{"class": k, "accuracy": x} for k, x in per_class.items()])
 
 
 @click.command()

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional
+from torch.utils._pytree import tree_map
 
 from nasplug.deploy.winner import Winner
 from nasplug.errors import NasplugError
 from nasplug.kernel.selection import Selection
 from nasplug.kernel.space import Space
 from nasplug.nn.data import layout, read
+from nasplug.nn.task import CrossEntropy, call, count_of, to
 
 BATCH = 500
 
@@ -28,9 +29,10 @@ def evaluate(
     """Measure the winner of a finished run on the test data: as it was retrained, if it was, or
     else with the weights that scored it.
 
-    data: as `nasplug.search` takes them; by default those that were searched on. Returns accuracy
-    (%), loss, accuracy per class, params and flops (multiply-adds of one input), and which weights
-    these are. NasplugError for whatever the user can mend.
+    data: as `nasplug.search` takes them; by default those that were searched on. Returns the metric
+    (of classes the accuracy, in %), the loss, of classes the accuracy of each, params and flops
+    (multiply-adds of one input), and which weights these are. NasplugError for whatever the user
+    can mend.
     """
     winner = Winner.of(run, space, model)
     network = winner.network()
@@ -41,27 +43,30 @@ def evaluate(
             "that it was trained on"
         )
     inputs, labels = images.test
-    rows = torch.split(torch.arange(len(labels)), BATCH)
+    task, n = images.task, count_of(labels)
+    images.check(network.model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     module = network.model.to(device)
     with torch.no_grad():
-        outputs = [module(images.normalise(raw).to(device)).cpu() for raw in read(inputs, rows)]
-    scores = torch.cat(outputs)
-    if scores.shape[1] < images.num_classes:
-        raise NasplugError(
-            f"the network tells {scores.shape[1]} classes apart, and the data have "
-            f"{images.num_classes}"
-        )
-    right = scores.argmax(1) == labels
-    present = sorted({*labels.tolist()})
+        outputs = [
+            to(call(module, to(images.normalise(raw), device)), "cpu")
+            for raw in read(inputs, torch.split(torch.arange(n), BATCH))
+        ]
+    output = tree_map(lambda *parts: torch.cat(parts), *outputs)
+    per_class = {}
+    if isinstance(task.loss, CrossEntropy) and labels.ndim == 1:
+        right = output.argmax(1) == labels
+        per_class = {
+            k: 100 * right[labels == k].double().mean().item() for k in sorted({*labels.tolist()})
+        }
     return {
         "arch": str(winner.best),
         "weights": "retrained" if winner.retraining else "inherited",
         "data": name,
-        "test_inputs": len(labels),
-        "test_acc": 100 * right.double().mean().item(),
-        "loss": functional.cross_entropy(scores, labels).item(),
-        "per_class": {k: 100 * right[labels == k].double().mean().item() for k in present},
+        "test_inputs": n,
+        f"test_{task.metric.name}": task.score([task.metric.kept(output)], labels),
+        "loss": task.cost(output, labels).item(),
+        "per_class": per_class,
         "params": sum(p.numel() for p in module.parameters()),
         "flops": _flops(network.space, network.arch),
     }

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from nasplug.deploy.recipes import (
     Auxiliary,
@@ -24,23 +24,24 @@ from nasplug.deploy.recipes import (
 )
 from nasplug.files import replacing
 from nasplug.nn.data import Images, read
+from nasplug.nn.task import CrossEntropy, call, count_of, rows_of, to
 from nasplug.nn.training import (
-    accuracy,
     fixed_threads,
     initialise,
     load_checkpoint,
     save_checkpoint,
+    score,
 )
 
 
 class Epoch(NamedTuple):
-    """What is known after one: of the training the mean loss and the last learning rate, of the
-    test data the metric in %, and the seconds that it took."""
+    """What is known after one: of the training the mean loss and the last learning rate, the metric
+    on the test data, and the seconds that it took."""
 
     epoch: int
     loss: float
     lr: float
-    test_acc: float
+    test: float
     seconds: float
 
 
@@ -61,7 +62,7 @@ def fit(
     """
     device = next(model.parameters()).device
     inputs, labels = data.train
-    n = len(labels)
+    task, n = data.task.to(device), count_of(labels)
     steps = math.ceil(n / recipe.batch)
     images = is_image(data.example)
     parts = nn.ModuleDict({"network": model})
@@ -75,7 +76,7 @@ def fit(
         parts["auxiliary"] = initialise(lambda: Auxiliary(model), seed).to(device)
     augment = RandAugment(data, *recipe.augment) if recipe.augment and images else None
     learned = [p for name, part in parts.items() if name != "average" for p in part.parameters()]
-    optimiser = torch.optim.SGD(
+    optimiser = task.make_optimizer(learned) or torch.optim.SGD(
         learned, recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay,
         nesterov=recipe.nesterov, foreach=True,
     )  # fmt: skip
@@ -90,9 +91,9 @@ def fit(
     )
     generator = torch.Generator().manual_seed(seed)
     epoch = 0
-
-    def loss_of(output: Tensor, wanted: Tensor) -> Tensor:
-        return functional.cross_entropy(output, wanted, label_smoothing=recipe.smoothing)
+    if recipe.smoothing and isinstance(task.loss, CrossEntropy):
+        smoothed = CrossEntropy(task.loss.weight, label_smoothing=recipe.smoothing)
+        task = replace(task, loss=smoothed)
 
     with fixed_threads(1), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
@@ -108,11 +109,11 @@ def fit(
                 x = data.augment(x, generator)
                 if images and recipe.cutout:
                     x = cut_out(x, recipe.cutout)
-                wanted = labels[batch].to(device)
-                loss = loss_of(model(x.to(device)), wanted)
+                wanted = to(rows_of(labels, batch), device)
+                loss = task.cost(call(model, to(x, device)), wanted)
                 lost += loss.detach()
                 if "auxiliary" in parts:
-                    loss = loss + recipe.auxiliary * loss_of(parts["auxiliary"](), wanted)
+                    loss = loss + recipe.auxiliary * task.cost(parts["auxiliary"](), wanted)
                 if not loss.isfinite():
                     raise FloatingPointError(f"the loss is {loss.item()} in epoch {epoch}")
                 optimiser.zero_grad()
@@ -125,9 +126,9 @@ def fit(
                     parts["average"].update_parameters(model)  # type: ignore[operator]
             epoch += 1
             if done:
-                score = accuracy(found, data, data.test)
+                test = score(found, data, data.test)
                 mean, lr = lost.item() / steps, float(schedule.get_last_lr()[0])
-                done(Epoch(epoch, mean, lr, score, time.perf_counter() - start))
+                done(Epoch(epoch, mean, lr, test, time.perf_counter() - start))
             if checkpoint:
                 with replacing(checkpoint) as partial:
                     save_checkpoint(partial, epoch, generator, parts, optimiser, schedule)

@@ -6,7 +6,7 @@ import csv
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from nasplug.analysis.pictures import draw_picture
+from nasplug.deploy.export import to_export
 from nasplug.deploy.fit import Epoch, fit
 from nasplug.deploy.recipes import RECIPES, Recipe
 from nasplug.deploy.winner import ABOUT, Winner
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RECIPE = "plain"
-CURVE, CHECKPOINT = "curve.csv", "checkpoint.pt"
+CURVE, CHECKPOINT, NETWORK = "curve.csv", "checkpoint.pt", "network.pt2"
 
 
 @dataclass
@@ -110,8 +111,9 @@ def retrain(
             "cuda" if torch.cuda.is_available() else "cpu",
         )
         rows = read_curve(folder.path)
+        metric = f"test_{images.task.metric.name}"
         title = f"{about['recipe']} training of {winner.path.name}"
-        show = ends.enter_context(_bar(title, chosen.epochs, progress))
+        show = ends.enter_context(_bar(title, metric, chosen.epochs, progress))
 
         def done(epoch: Epoch) -> None:
             rows[epoch.epoch - 1 :] = [epoch]
@@ -122,13 +124,18 @@ def retrain(
             network, learning, chosen, about["seed"], folder.path / CHECKPOINT, done
         ).cpu()
         save_weights(trained, folder.path / weights.FILE, winner.best.arch)
-        draw_picture(folder.path / "curve.png", lambda figure: draw_curve(rows, title, figure))
+        draw_picture(
+            folder.path / "curve.png", lambda figure: draw_curve(rows, title, metric, figure)
+        )
         last = rows[-1]
         about["result"] = {
-            "loss": last.loss, "test_acc": last.test_acc,
+            "loss": last.loss, metric: last.test,
             "params": sum(p.numel() for p in trained.parameters()),
             "seconds": sum(row.seconds for row in rows),
         }  # fmt: skip
+        if tracking:  # from which the tracking process makes a model of MLflow's
+            with suppress(NasplugError):
+                to_export(winner.retrained(about), folder.path / NETWORK)
         write_json(folder.path / ABOUT, about)
         (folder.path / CHECKPOINT).unlink()
     return Retrained(winner, about)
@@ -201,24 +208,26 @@ def read_curve(folder: Path) -> list[Epoch]:
         return []
 
 
-def draw_curve(rows: list[Epoch], title: str, figure: Figure) -> None:
-    """The loss and the test accuracy, epoch by epoch."""
+def draw_curve(rows: list[Epoch], title: str, metric: str, figure: Figure) -> None:
+    """The loss and the metric on the test data, epoch by epoch."""
     left = figure.add_subplot()
     right = left.twinx()
     x = [row.epoch for row in rows]
     left.plot(x, [row.loss for row in rows], color="#9aa3ad", label="loss")
-    right.plot(x, [row.test_acc for row in rows], color="#2f6db5", label="test_acc")
+    right.plot(x, [row.test for row in rows], color="#2f6db5", label=metric)
     left.set(xlabel="epoch", ylabel="loss")
-    right.set_ylabel("test_acc", color="#2f6db5")
+    right.set_ylabel(metric, color="#2f6db5")
     right.tick_params(axis="y", colors="#2f6db5")
     for ax in (left, right):
         ax.spines["top"].set_visible(False)
     left.grid(alpha=0.2)
-    left.set_title(f"{title}, test_acc {rows[-1].test_acc:.4g}", loc="left", weight="bold")
+    left.set_title(f"{title}, {metric} {rows[-1].test:.4g}", loc="left", weight="bold")
 
 
 @contextmanager
-def _bar(title: str, epochs: int, show: bool | None) -> Iterator[Callable[[Epoch], None]]:
+def _bar(
+    title: str, metric: str, epochs: int, show: bool | None
+) -> Iterator[Callable[[Epoch], None]]:
     """A bar on stderr; by default on a terminal and in a notebook."""
     if show is False or (show is None and not (sys.stderr.isatty() or notebook())):
         yield lambda epoch: None
@@ -236,5 +245,5 @@ def _bar(title: str, epochs: int, show: bool | None) -> Iterator[Callable[[Epoch
         task = progress.add_task(title, total=epochs, last="")
         yield lambda epoch: progress.update(
             task, completed=epoch.epoch,
-            last=f"loss {epoch.loss:.4g}, test_acc {epoch.test_acc:.4g}",
+            last=f"loss {epoch.loss:.4g}, {metric} {epoch.test:.4g}",
         )  # fmt: skip

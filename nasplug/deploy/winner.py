@@ -16,10 +16,10 @@ from nasplug.kernel.selection import Selection
 from nasplug.kernel.space import Archs, Space
 from nasplug.kernel.trial import Trial
 from nasplug.nn import data as datasets
-from nasplug.nn.data import Images, of_layout
+from nasplug.nn.data import Given, Images, of_layout
 from nasplug.nn.weights import about_weights, inherit_weights
 from nasplug.run import weights
-from nasplug.run.api import named_data
+from nasplug.run.api import posed
 from nasplug.run.directory import RunDirectory, Schema, read_json
 from nasplug.run.load import load
 from nasplug.spaces.marked.space import Marked
@@ -101,31 +101,54 @@ class Winner:
                 f"{self.path} does not say by name what it trained on: give data=, or --data "
                 "MODULE:NAME"
             )
-        given = named_data(data)
+        given = data if isinstance(data, Given) else self._given(data)
         images = datasets.load(given, self.run["options"]["seed"])
-        if isinstance(self.best.space, Marked) and not isinstance(given, str | Images):
+        if isinstance(self.best.space, Marked) and not isinstance(given.data, str | Images):
             images = images.as_given()
         return images, data if isinstance(data, str) else ""
+
+    def _given(self, data: Any) -> Given:
+        """Data with the loss, metric and optimiser of the search, which has to know their names."""
+        own = {name: self.run[name] or None for name in ("loss", "metric", "optimizer")}
+        for name, written in own.items():
+            if written is True:
+                raise NasplugError(
+                    f"{self.path} was trained with {name} of yours: give it again, "
+                    f"data=nasplug.nn.Given(data, {name}={name})"
+                )
+        found = posed(data, **own, direction=self.run["direction"])
+        return found if isinstance(found, Given) else Given(found)
 
     def network(self) -> Network:
         """It as it was retrained, or else with the weights that scored it; NasplugError if it has
         neither."""
-        arch, space, about = self.best.arch, self.best.space, self.retraining
+        about = self.retraining
         if about and about["result"] is None:
             raise NasplugError(
                 f"the retraining in {self.folder} has not finished: "
                 f"`nasplug retrain {self.path} --resume` goes on with it; or delete it"
             )
-        if about:
-            space = space.suited(of_layout(about["data"]["inputs"]), about["data"]["classes"])
-            model = inherit_weights(space, arch, self.folder / weights.FILE)
-            inputs, digest = about["data"]["inputs"], about["data"]["digest"]
-        else:
-            model = weights.inherit(space, arch, self.path)
-            inputs = _inputs(space)
-            digest = about_weights(self.path / weights.FILE).get("data", "")
-        about = {**self.record(), "retraining": about, "inputs": inputs, "data": digest}
-        return Network(model, space, arch, inputs, about)
+        return self.retrained(about) if about else self._inherited()
+
+    def retrained(self, about: Mapping[str, Any]) -> Network:
+        """It as a retrain.json tells of it, whose weights are there."""
+        data, arch = about["data"], self.best.arch
+        space = self.best.space.suited(of_layout(data["inputs"]), data["classes"])
+        model = inherit_weights(space, arch, self.folder / weights.FILE)
+        told = {name: x for name, x in about.items() if name != "search"}
+        return self._network(model, space, data["inputs"], data["digest"], told)
+
+    def _inherited(self) -> Network:
+        space = self.best.space
+        model = weights.inherit(space, self.best.arch, self.path)
+        digest = about_weights(self.path / weights.FILE).get("data", "")
+        return self._network(model, space, _inputs(space), digest, None)
+
+    def _network(
+        self, model: nn.Module, space: Space, inputs: Any, digest: str, retraining: Any
+    ) -> Network:
+        about = {**self.record(), "retraining": retraining, "inputs": inputs, "data": digest}
+        return Network(model, space, self.best.arch, inputs, about)
 
     def record(self) -> dict[str, Any]:
         """Where it comes from, for whoever finds a file of it."""
