@@ -21,6 +21,7 @@ from nasplug.errors import NasplugError, lacking, unknown
 from nasplug.files import replacing
 from nasplug.kernel.selection import Selection
 from nasplug.kernel.space import Space
+from nasplug.kernel.tree import jsonable
 from nasplug.nn.weights import load_weights
 from nasplug.run.directory import write_json
 
@@ -140,7 +141,8 @@ BESIDE = {"state": (".json",), "python": (".pt",)}  # what else is written
 
 def notes(network: Network) -> dict[str, Any]:
     """What a file says of where it comes from."""
-    return {**network.about, "torch": torch.__version__}
+    found: dict[str, Any] = jsonable({**network.about, "torch": str(torch.__version__)}, NOTES)
+    return found
 
 
 def check(network: Network, other: Callable[..., Any], what: str) -> float:

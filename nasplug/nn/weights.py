@@ -50,7 +50,10 @@ def about_weights(file: Path) -> dict[str, str]:
 
 def inherit_weights(space: Space, wanted: Archs, file: Path) -> nn.Module:
     """The network of an arch with weights that were kept; NasplugError if they are another's."""
-    arch = space.arch(json.loads(about_weights(file)["arch"]))
+    try:
+        arch = space.arch(json.loads(about_weights(file)["arch"]))
+    except (NasplugError, ValueError) as error:
+        raise NasplugError(f"{file} holds weights of no arch of {space.name}: {error}") from None
     if not np.array_equal(*space.classes(np.array([arch, wanted]))[:, None]):
         raise NasplugError(
             f"the weights of {space.to_str(wanted)} were not kept: {file.name} has those of "
