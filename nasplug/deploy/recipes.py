@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from nasplug.errors import NasplugError, lacking
+from nasplug.errors import NasplugError
 from nasplug.nn.data import Images
 
 
@@ -138,7 +138,10 @@ class RandAugment:
         try:
             from torchvision.transforms import RandAugment as Transform
         except (ImportError, RuntimeError) as error:  # made for another build of torch
-            raise lacking("RandAugment", ImportError(str(error), name="torchvision")) from None
+            raise NasplugError(
+                f"RandAugment needs a torchvision made for torch {torch.__version__}: "
+                f"pip install 'nasplug[vision]' ({error})"
+            ) from None
         self.transform = Transform(operations, magnitude)
         first = data.example
         if not (is_image(first) and first.shape[1] in (1, 3)):

@@ -92,7 +92,8 @@ def retrain(
     sized = images.size(winner.best.space)
     about["data"] = _same_data(about, images, name, winner.folder)
     learning = images.learning
-    about |= {"settings": asdict(chosen), "space": sized.name}
+    metric = f"test_{images.task.metric.name}"
+    about |= {"settings": asdict(chosen), "space": sized.name, "metric": metric}
 
     folder = RunDirectory(winner.folder)
     with ExitStack() as ends:
@@ -111,7 +112,6 @@ def retrain(
             "cuda" if torch.cuda.is_available() else "cpu",
         )
         rows = read_curve(folder.path)
-        metric = f"test_{images.task.metric.name}"
         title = f"{about['recipe']} training of {winner.path.name}"
         show = ends.enter_context(_bar(title, metric, chosen.epochs, progress))
 

@@ -319,11 +319,11 @@ def _children(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    own = {
+    """Its own parameters and buffers."""
+    return {
         **dict(module.named_parameters(recurse=False)),
         **dict(module.named_buffers(recurse=False)),
     }
-    return own
 
 
 def _constants(module: nn.Module, used: set[Any]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from nasplug.kernel.selection import Selection
 from nasplug.kernel.space import Archs, Space
 from nasplug.kernel.trial import Trial
 from nasplug.nn import data as datasets
-from nasplug.nn.data import Given, Images, of_layout
+from nasplug.nn.data import Given, Images, layout, of_layout
 from nasplug.nn.weights import about_weights, inherit_weights
 from nasplug.run import weights
 from nasplug.run.api import posed
@@ -29,7 +29,7 @@ ABOUT = "retrain.json"
 NONE = type(None)
 RETRAINING: Schema = {
     "key": (str,), "search": (dict,), "arch": (list,), "space": (str,),
-    "recipe": (str,), "settings": (dict,), "epochs": (int,), "seed": (int,),
+    "recipe": (str,), "settings": (dict,), "metric": (str,), "epochs": (int,), "seed": (int,),
     "data": {"name": (str,), "inputs": (dict,), "classes": (int,), "digest": (str,)},
     "environment": (dict,), "result": (dict, NONE),
 }  # fmt: skip
@@ -189,9 +189,6 @@ def _inputs(space: Space) -> dict[str, Any]:
     """The layout of an input of a space's networks."""
     if shape := getattr(space, "shape", None):
         return {"shape": [*shape], "type": "float32"}
-    inputs: dict[str, Any] | None = getattr(space, "inputs", None)
-    if inputs is None:
-        raise NasplugError(
-            f"{space.name} does not say what inputs its networks take: give example="
-        )
-    return inputs
+    if (example := getattr(space, "example", None)) is None:
+        raise NasplugError(f"{space.name} does not say what inputs its networks take: example=")
+    return layout(example)

@@ -63,7 +63,9 @@ class RetrainingSender(Sender):
         metrics = [
             Metric(name, x, self._when(seconds), int(row["epoch"]))
             for row, seconds in zip(rows[sent:], elapsed[sent:], strict=True)
-            for name, x in _finite(loss=row["loss"], lr=row["lr"], test=row["test"]).items()
+            for name, x in _finite(
+                loss=row["loss"], lr=row["lr"], **{self._run["metric"]: row["test"]}
+            ).items()
         ]
         if metrics:
             self._log(metrics)
