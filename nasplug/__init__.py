@@ -13,6 +13,7 @@ from nasplug.kernel.selection import Selection, best_trials
 from nasplug.kernel.space import ENUMERABLE, Archs, Space
 from nasplug.kernel.subspace import ArchSet, Ball, Layered, Mask, Region, Subspace
 from nasplug.kernel.trial import State, Trial, TrialPruned, Trials
+from nasplug.ranges import Range
 
 if TYPE_CHECKING:
     from nasplug.run.api import resume, search
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENUMERABLE", "ArchSet", "Archs", "Ball", "Bool", "Choice", "Evaluator", "Float",
-    "Hyperparameter", "Int", "Layered", "Mask", "Method", "NasplugError", "Problem", "Region",
-    "Search", "Selection", "Source", "Space", "State", "Subspace", "Trial", "TrialPruned", "Trials",
-    "__version__", "best_trials", "hookimpl", "problem", "problems", "resume", "search", "space",
-    "space_of", "tune", "unknown",
+    "Hyperparameter", "Int", "Layered", "Mask", "Method", "NasplugError", "Problem", "Range",
+    "Region", "Search", "Selection", "Source", "Space", "State", "Subspace", "Trial", "TrialPruned",
+    "Trials", "__version__", "best_trials", "hookimpl", "problem", "problems", "resume", "search",
+    "space", "space_of", "tune", "unknown",
 ]  # fmt: skip
 
 # What brings more along than numpy and pluggy is imported when it is used.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map
 
 from nasplug.errors import NasplugError, unknown
+
+logger = logging.getLogger("nasplug")
 
 Loss = Callable[[Any, Any], Tensor]  # (output, labels) of a batch -> a scalar
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -113,6 +116,7 @@ METRICS = {
     "rmse": Metric("rmse", rmse, maximize=False),
     "mae": Metric("mae", mae, maximize=False),
 }
+FAR = 10  # from 0, where labels are hardly learned within a few epochs
 LOSS = "loss"  # the metric of this name is the loss itself, on validation data
 
 
@@ -172,6 +176,11 @@ class Task:
                 "labels) that returns a scalar tensor"
             )
         found = _loss(loss, labels, classes)
+        if found is squared_error and (labels.std() > FAR or labels.mean().abs() > FAR):
+            logger.warning(
+                "labels of mean %.3g and spread %.3g are hard to learn as they are: scale them to "
+                "about 0 and 1", labels.mean(), labels.std(),
+            )  # fmt: skip
         if metric is None:
             metric = "accuracy" if classes else "r2" if loss is None else LOSS
         judged = _metric(metric, found, maximize)
@@ -307,7 +316,8 @@ def _metric(metric: Any, loss: Loss, maximize: bool) -> Metric:
         return named[metric]
     if not callable(metric):
         raise NasplugError(f"metric must be a function or a name, got {metric!r}")
-    return Metric(_name(metric), metric, maximize)
+    name = getattr(metric, "__name__", type(metric).__name__)
+    return Metric(name if name.isidentifier() else "metric", metric, maximize)
 
 
 def squared_error(output: Any, labels: Tensor) -> Tensor:
