@@ -150,7 +150,7 @@ class Images:
         if isinstance(labels := self.train[1], Tensor) and labels.ndim == 1:
             rows[-1] = labels.argmax()  # the largest class is there
         inputs = self.normalise(next(read(self.train[0], [rows])))
-        self.task.check(model, inputs, rows_of(self.train[1], rows))
+        self.task.check(model, inputs, rows_of(self.train[1], rows), self.num_classes)
 
     def as_given(self) -> Images:
         """The same, not normalised."""
@@ -410,7 +410,7 @@ def from_datasets(
         std, mean = torch.std_mean(sample.float(), (0, *range(2, sample.ndim)), keepdim=True)
         std, mean = std[0].clamp(min=1e-6), mean[0]
     outputs = _outputs([labels for _, labels in (first, second, third)])
-    return Images(first, second, third, outputs, mean, std, padding, task(first[1]))
+    return Images(first, second, third, outputs, mean, std, padding, task(labels))
 
 
 def _outputs(labels: list[Any]) -> int:

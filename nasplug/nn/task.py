@@ -202,7 +202,10 @@ class Task:
 
     def cost(self, output: Any, labels: Any) -> Tensor:
         """The loss of a batch."""
-        return self.loss(output, aligned(output, labels))
+        classes = (
+            isinstance(self.loss, nn.CrossEntropyLoss) or self.loss is functional.cross_entropy
+        )
+        return self.loss(output, labels if classes else aligned(output, labels))
 
     def score(self, outputs: list[Any], labels: Any) -> float:
         """The metric, of what it has kept of the outputs of all batches; NasplugError if it is no
@@ -233,9 +236,9 @@ class Task:
             )
         return found
 
-    def check(self, model: nn.Module, inputs: Any, labels: Any) -> None:
+    def check(self, model: nn.Module, inputs: Any, labels: Any, classes: int) -> None:
         """NasplugError that says what does not fit, if a network cannot learn this from these
-        examples."""
+        examples, of so many classes if that is what labels are."""
         try:
             output = call(model, inputs)
         except Exception as error:
@@ -244,7 +247,7 @@ class Task:
             ) from error
         given = f"outputs of {shapes(output)} and labels of {shapes(labels)}"
         if isinstance(self.loss, CrossEntropy):
-            wanted = (1 + int(labels.max()), *labels.shape[1:])
+            wanted = (classes, *labels.shape[1:])
             got = output.shape[1:] if isinstance(output, Tensor) else (0,)
             if not got or got[0] < wanted[0] or got[1:] != wanted[1:]:
                 raise NasplugError(
