@@ -393,6 +393,16 @@ def test_what_does_not_fit_is_said_before_the_search(data, options, said):
         search("random", data=data, **options)
 
 
+def test_networks_are_made_on_the_cpu():
+    class Elsewhere(Dense):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.ones(1, device="meta"))
+
+    with pytest.raises(NasplugError, match="weights or buffers on meta: make them on the CPU"):
+        search("random", Elsewhere)
+
+
 def test_losses_are_about_data():
     space = nasplug.Space({"x": [1, 2]})
     with pytest.raises(NasplugError, match="loss= is about data="):
