@@ -27,7 +27,7 @@ IN_MEMORY = 2**31  # bytes of a user's data set that are read into one tensor
 READERS = 8  # processes, at most, that read one that is larger
 PAIRS = "a Dataset gives pairs of an input and a label: (image, 3), ((image, text), tensor), ..."
 NUMBERS = "must be numbers, arrays or tensors, or tuples or dicts of those"
-CHECKED = 256  # examples on which a network, a loss and a metric are tried before a search
+CHECKED = 32  # examples on which a network, a loss and a metric are tried before a search
 SAMPLE = 5000  # images from which the mean and the spread of a user's data set are taken
 
 

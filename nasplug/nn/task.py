@@ -76,7 +76,9 @@ class Metric(NamedTuple):
 def classes_of(output: Any) -> Tensor:
     """(b, classes, ...) scores -> (b, ...) the class with the highest."""
     if not isinstance(output, Tensor) or output.ndim < 2:
-        raise NasplugError(f"networks must give a score for each class, got {shapes(output)}")
+        raise NasplugError(
+            f"networks must give a score for each class, got {shapes(output)}; or give metric="
+        )
     return output.argmax(1)
 
 
