@@ -13,6 +13,7 @@ from nasplug.kernel.selection import Selection, best_trials
 from nasplug.kernel.space import ENUMERABLE, Archs, Space
 from nasplug.kernel.subspace import ArchSet, Ball, Layered, Mask, Region, Subspace
 from nasplug.kernel.trial import State, Trial, TrialPruned, Trials
+from nasplug.ranges import Range
 
 if TYPE_CHECKING:
     from nasplug.deploy.evaluation import evaluate
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENUMERABLE", "ArchSet", "Archs", "Ball", "Bool", "Choice", "Evaluator", "Float",
-    "Hyperparameter", "Int", "Layered", "Mask", "Method", "NasplugError", "Problem", "Region",
-    "Search", "Selection", "Source", "Space", "State", "Subspace", "Trial", "TrialPruned", "Trials",
-    "__version__", "best_trials", "evaluate", "export", "hookimpl", "load", "problem",
+    "Hyperparameter", "Int", "Layered", "Mask", "Method", "NasplugError", "Problem", "Range",
+    "Region", "Search", "Selection", "Source", "Space", "State", "Subspace", "Trial", "TrialPruned",
+    "Trials", "__version__", "best_trials", "evaluate", "export", "hookimpl", "load", "problem",
     "problems", "resume", "retrain", "search", "space", "space_of", "tune", "unknown",
 ]  # fmt: skip
 

@@ -113,8 +113,14 @@ class TrainEvaluator(FunctionEvaluator):
     def try_out(self, space: Space) -> None:
         """NasplugError that says what does not fit, if networks cannot learn the data."""
         arch = space.runs if isinstance(space, Marked) else space.sample(1, self.seed)[0]
+
+        def build() -> nn.Module:
+            model = space.build(arch)
+            self.images.check(model)  # which may draw random numbers, too
+            return model
+
         try:
-            self.images.check(initialise(lambda: space.build(arch), self.seed))
+            initialise(build, self.seed)
         except NasplugError as error:
             raise NasplugError(f"{space.name} cannot learn these data: {error}") from error
 

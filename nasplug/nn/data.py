@@ -35,7 +35,7 @@ IN_MEMORY = 2**31  # bytes of a user's data set that are read into one tensor
 READERS = 8  # processes, at most, that read one that is larger
 PAIRS = "a Dataset gives pairs of an input and a label: (image, 3), ((image, text), tensor), ..."
 NUMBERS = "must be numbers, arrays or tensors, or tuples or dicts of those"
-CHECKED = 256  # examples on which a network, a loss and a metric are tried before a search
+CHECKED = 32  # examples on which a network, a loss and a metric are tried before a search
 SAMPLE = 5000  # images from which the mean and the spread of a user's data set are taken
 
 
@@ -158,7 +158,7 @@ class Images:
         if isinstance(labels := self.train[1], Tensor) and labels.ndim == 1:
             rows[-1] = labels.argmax()  # the largest class is there
         inputs = self.normalise(next(read(self.train[0], [rows])))
-        self.task.check(model, inputs, rows_of(self.train[1], rows))
+        self.task.check(model, inputs, rows_of(self.train[1], rows), self.num_classes)
 
     def as_given(self) -> Images:
         """The same, not normalised."""
@@ -483,7 +483,7 @@ def from_datasets(
         std, mean = torch.std_mean(sample.float(), (0, *range(2, sample.ndim)), keepdim=True)
         std, mean = std[0].clamp(min=1e-6), mean[0]
     outputs = _outputs([labels for _, labels in (first, second, third)])
-    return Images(first, second, third, outputs, mean, std, padding, task(first[1]))
+    return Images(first, second, third, outputs, mean, std, padding, task(labels))
 
 
 def _outputs(labels: list[Any]) -> int:

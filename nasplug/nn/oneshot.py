@@ -175,7 +175,12 @@ class Oneshot(Method):
         self.table = tabulated(search.space, search.problem.data)
         self.report = self.table.report if self.table else f"test_{metric.name}"
         search.problem = Problem(
-            search.space, search.problem.data, self, "supernet", True, search.problem.region
+            search.space,
+            search.problem.data,
+            self,
+            "supernet",
+            self.maximize,
+            search.problem.region,
         )
 
     def _images(self, search: Search) -> Images:

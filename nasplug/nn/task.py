@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map
 
 from nasplug.errors import NasplugError, unknown
+
+logger = logging.getLogger("nasplug")
 
 Loss = Callable[[Any, Any], Tensor]  # (output, labels) of a batch -> a scalar
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -73,7 +76,9 @@ class Metric(NamedTuple):
 def classes_of(output: Any) -> Tensor:
     """(b, classes, ...) scores -> (b, ...) the class with the highest."""
     if not isinstance(output, Tensor) or output.ndim < 2:
-        raise NasplugError(f"networks must give a score for each class, got {shapes(output)}")
+        raise NasplugError(
+            f"networks must give a score for each class, got {shapes(output)}; or give metric="
+        )
     return output.argmax(1)
 
 
@@ -113,6 +118,7 @@ METRICS = {
     "rmse": Metric("rmse", rmse, maximize=False),
     "mae": Metric("mae", mae, maximize=False),
 }
+FAR = 10  # from 0, where labels are hardly learned within a few epochs
 LOSS = "loss"  # the metric of this name is the loss itself, on validation data
 
 
@@ -172,6 +178,11 @@ class Task:
                 "labels) that returns a scalar tensor"
             )
         found = _loss(loss, labels, classes)
+        if found is squared_error and (labels.std() > FAR or labels.mean().abs() > FAR):
+            logger.warning(
+                "labels of mean %.3g and spread %.3g are hard to learn as they are: scale them to "
+                "about 0 and 1", labels.mean(), labels.std(),
+            )  # fmt: skip
         if metric is None:
             metric = "accuracy" if classes else "r2" if loss is None else LOSS
         judged = _metric(metric, found, maximize)
@@ -193,7 +204,10 @@ class Task:
 
     def cost(self, output: Any, labels: Any) -> Tensor:
         """The loss of a batch."""
-        return self.loss(output, aligned(output, labels))
+        classes = (
+            isinstance(self.loss, nn.CrossEntropyLoss) or self.loss is functional.cross_entropy
+        )
+        return self.loss(output, labels if classes else aligned(output, labels))
 
     def score(self, outputs: list[Any], labels: Any) -> float:
         """The metric, of what it has kept of the outputs of all batches; NasplugError if it is no
@@ -224,9 +238,9 @@ class Task:
             )
         return found
 
-    def check(self, model: nn.Module, inputs: Any, labels: Any) -> None:
+    def check(self, model: nn.Module, inputs: Any, labels: Any, classes: int) -> None:
         """NasplugError that says what does not fit, if a network cannot learn this from these
-        examples."""
+        examples, of so many classes if that is what labels are."""
         try:
             output = call(model, inputs)
         except Exception as error:
@@ -235,7 +249,7 @@ class Task:
             ) from error
         given = f"outputs of {shapes(output)} and labels of {shapes(labels)}"
         if isinstance(self.loss, CrossEntropy):
-            wanted = (1 + int(labels.max()), *labels.shape[1:])
+            wanted = (classes, *labels.shape[1:])
             got = output.shape[1:] if isinstance(output, Tensor) else (0,)
             if not got or got[0] < wanted[0] or got[1:] != wanted[1:]:
                 raise NasplugError(
@@ -307,7 +321,8 @@ def _metric(metric: Any, loss: Loss, maximize: bool) -> Metric:
         return named[metric]
     if not callable(metric):
         raise NasplugError(f"metric must be a function or a name, got {metric!r}")
-    return Metric(_name(metric), metric, maximize)
+    name = getattr(metric, "__name__", type(metric).__name__)
+    return Metric(name if name.isidentifier() else "metric", metric, maximize)
 
 
 def squared_error(output: Any, labels: Tensor) -> Tensor:

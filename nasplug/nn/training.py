@@ -72,9 +72,9 @@ def train(
     Returns ``value`` and ``report`` (the task's metric on validation and test data), ``params``,
     ``epochs`` (reached), ``trained`` (of these, now), ``pruned`` and ``seconds``. ``begin(epoch)``
     is called before every epoch, ``report(epoch, score)`` after it, and prunes by returning True.
-    The same
-    seed, model weights and `threads` give the same result to the last bit: a sum depends on how
-    many threads share it, so their number is set here, and one is fastest for small networks.
+    The same seed, model weights and `threads` give the same result to the last bit: a sum depends
+    on how many threads share it, so their number is set here, and one is fastest for small
+    networks.
     Raises FloatingPointError when the loss is no longer finite.
     """
     start = time.perf_counter()

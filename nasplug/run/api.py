@@ -481,6 +481,15 @@ def marked(model: Callable[[], Any] | str | None, space: Space | None = None) ->
     return found
 
 
+def described(
+    *, space: Space | None, model: Callable[[], Any] | str | None, data: Any, loss: Any,
+    metric: Any, optimizer: Any, direction: str, **rest: Any,
+) -> Problem:  # fmt: skip
+    """`Problem.of`, where a model and data may be there, and by name."""
+    data = posed(data, loss, metric, optimizer, direction)
+    return Problem.of(space=marked(model, space), data=data, direction=direction, **rest)
+
+
 def posed(data: Any, loss: Any, metric: Any, optimizer: Any, direction: str) -> Any:
     """Data, by name or as they are; with what is to be learned of them, if that is said, a
     `nasplug.nn.Given`."""

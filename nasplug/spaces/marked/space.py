@@ -243,6 +243,12 @@ class Marked(Space):
                 "nasplug.space_of(Net, example=torch.randn(2, 3, 32, 32))"
             )
         model = initialise(lambda: self.construct(Marks(self.taken(arch))), 0)
+        for x in (*model.parameters(), *model.buffers()):
+            if x.device.type != "cpu":
+                raise NasplugError(
+                    f"networks of {self.base} have weights or buffers on {x.device}: make them on "
+                    "the CPU, from where training moves them"
+                )
         counter = Counter()  # type: ignore[no-untyped-call]
         with torch.enable_grad(), counter:  # without gradients torch takes shortcuts, uncounted
             call(model.eval(), rows_of(self.example, slice(1)))
