@@ -139,6 +139,17 @@ def test_a_profile_has_batches_of_the_example(monkeypatch):
     assert found.device.startswith(("CPU", "NVIDIA"))
 
 
+def test_inputs_may_be_trees(monkeypatch):
+    class Two(nn.Module):
+        def forward(self, a, b):
+            return a @ b
+
+    monkeypatch.setattr(profiles, "SECONDS", 0.0)
+    found = profiles.profile(Two(), {"b": torch.ones(1, 3, 2), "a": torch.ones(1, 4, 3)}, (2,))
+    assert found.flops == 4 * 3 * 2
+    assert found.memory[2] == 2 * 4 * (6 + 12 + 8)
+
+
 @pytest.mark.parametrize(
     "name", ["nb201:C=4,N=1", "macro:C=4,resolution=8", "darts:C=4,layers=3,resolution=8",
              "manual-irb:C=4,resolution=8", "open-cells:C=4,layers=4,resolution=8"],

@@ -16,7 +16,7 @@ from nasplug.cli.output import loading, show_fact, show_json, show_rows
 from nasplug.errors import NasplugError, lacking
 from nasplug.kernel.problem import Problem
 from nasplug.kernel.space import Space
-from nasplug.run.api import marked, named_data
+from nasplug.run.api import marked, posed
 from nasplug.run.load import load
 
 BATCHES = (1, 32)
@@ -146,7 +146,8 @@ def _space(on: str | None, model: str | None, data: str | None) -> Space:
     """Whose networks are built, at the size of their data."""
     if (on is None) == (model is None) or bool(model) != bool(data):
         raise NasplugError("of which networks? --on SPACE/DATA, or --model and --data")
-    return Problem.of(on, space=marked(model), data=named_data(data)).space
+    given = posed(data, None, None, None, "maximize")
+    return Problem.of(on, space=marked(model), data=given).space
 
 
 def _threads(device: str, threads: int) -> str:

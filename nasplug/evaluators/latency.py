@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from nasplug.analysis.predictors import rank_correlations
 from nasplug.errors import NasplugError
 from nasplug.kernel.space import Archs, Space
 from nasplug.nn.profile import Profile, device_name, latency, profile, repeated
+from nasplug.nn.task import rows_of
 from nasplug.nn.training import initialise
 from nasplug.spaces.latency import Floats, LatencyTable
 
@@ -71,8 +72,8 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def example_of(space: Space) -> Tensor:
-    """An input of a space's networks, (1, ...)."""
+def example_of(space: Space) -> Any:
+    """An input of a space's networks, (1, ...), or a tree of such."""
     if not space.builds:
         raise NasplugError(f"{space.name} builds no networks that could be measured")
     example = getattr(space, "example", None)
@@ -83,8 +84,7 @@ def example_of(space: Space) -> Tensor:
             f"networks of {space.name} are measured on an example: "
             "nasplug.space_of(Net, example=torch.randn(2, 3, 32, 32))"
         )
-    found: Tensor = example[:1]
-    return found
+    return rows_of(example, slice(1))
 
 
 def measure_table(

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
+from nasplug.nn.task import call, to
 from nasplug.nn.training import fixed_threads
 
 WARM_UP = 3  # forward passes that are not timed
@@ -45,9 +46,10 @@ class Profile(NamedTuple):
 
 
 def profile(
-    model: nn.Module, example: Tensor, batches: Sequence[int] = (1, 32), threads: int = 1
+    model: nn.Module, example: Any, batches: Sequence[int] = (1, 32), threads: int = 1
 ) -> Profile:
-    """All of it, where the model lies. example: a batch of inputs, the first of which is taken."""
+    """All of it, where the model lies. example: a batch of inputs, a tensor or a tree of them,
+    of which the first is taken."""
     inputs = {batch: repeated(example, batch) for batch in batches}
     return Profile(
         params=sum(p.numel() for p in model.parameters()),
@@ -59,24 +61,24 @@ def profile(
     )
 
 
-def repeated(example: Tensor, batch: int) -> Tensor:
-    """(b, ...) -> (batch, ...): the first input, so often."""
-    return torch.cat([example[:1]] * batch)
+def repeated(example: Any, batch: int) -> Any:
+    """(b, ...) -> (batch, ...), of a tensor or a tree of them: the first input, so often."""
+    return tree_map(lambda x: torch.cat([x[:1]] * batch), example)
 
 
-def latency(model: nn.Module, x: Tensor, threads: int = 1) -> Latency:
+def latency(model: nn.Module, x: Any, threads: int = 1) -> Latency:
     """How long a forward pass takes on a batch x, where the model lies, after a warm-up.
 
     By the clock on a CPU, of which so many threads are used, and by CUDA's events on a GPU.
     """
     times: list[float] = []
     with fixed_threads(threads), inferring(model):
-        x = x.to(device_of(model))
-        measure = _by_events if x.device.type == "cuda" else _by_clock
+        x = to(x, device_of(model))
+        measure = _by_events if device_of(model).type == "cuda" else _by_clock
         for _ in range(WARM_UP):
-            model(x)
+            call(model, x)
         while len(times) < FEWEST or (len(times) < MOST and sum(times) < 1000 * SECONDS):
-            times.append(measure(lambda: model(x)))
+            times.append(measure(lambda: call(model, x)))
     low, median, high = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
     return Latency(median, low, high, len(times))
 
@@ -96,29 +98,29 @@ def _by_events(run: Callable[[], Any]) -> float:
     return float(start.elapsed_time(end))
 
 
-def peak_memory(model: nn.Module, x: Tensor) -> int:
+def peak_memory(model: nn.Module, x: Any) -> int:
     """The most bytes that a forward pass on a batch x needs at a time, weights and x included.
 
     On a GPU what CUDA's allocator says. On a CPU the tensors that live: what a kernel needs for
     itself, such as the unfolded images of a convolution, is not seen there.
     """
     device = device_of(model)
-    x = x.to(device)
+    x = to(x, device)
     with inferring(model):
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-            model(x)
+            call(model, x)
             return torch.cuda.max_memory_allocated(device)
         with Living([*model.parameters(), *model.buffers(), x]) as living:
-            model(x)
+            call(model, x)
     return living.peak
 
 
-def multiply_adds(model: nn.Module, x: Tensor) -> int:
+def multiply_adds(model: nn.Module, x: Any) -> int:
     """Of a forward pass on a batch x, by torch's own formulas."""
     training = model.training
     with torch.enable_grad(), Counter() as counter:  # type: ignore[no-untyped-call]
-        model.eval()(x.to(device_of(model)))
+        call(model.eval(), to(x, device_of(model)))
     model.train(training)
     return counter.flops // 2
 
@@ -168,7 +170,7 @@ class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the bytes of the tensors that live, some from before and those that are computed
     meanwhile; `peak` is the most there were. Views of one storage count once."""
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.storages: Any = WeakIdKeyDictionary()  # {storage: its bytes}
         self.peak = 0

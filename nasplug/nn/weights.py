@@ -20,10 +20,10 @@ from nasplug.nn.training import initialise
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def save_weights(model: nn.Module, file: Path, arch: Archs) -> None:
-    """Write the weights of an arch's network, whole or not at all."""
+def save_weights(model: nn.Module, file: Path, arch: Archs, **about: str) -> None:
+    """Write the weights of an arch's network, whole or not at all, with some words about them."""
     with replacing(file) as partial:
-        save_model(model, str(partial), {"arch": json.dumps(arch.tolist())})
+        save_model(model, str(partial), {"arch": json.dumps(arch.tolist()), **about})
 
 
 def load_weights(model: Module, file: Path) -> Module:
@@ -36,22 +36,28 @@ def load_weights(model: Module, file: Path) -> Module:
     return model.eval()
 
 
-def arch_of_weights(space: Space, file: Path) -> Archs:
-    """(d,) the arch that `save_weights` was given; NasplugError if the file does not tell."""
+def about_weights(file: Path) -> dict[str, str]:
+    """The words that `save_weights` was given; NasplugError if it did not write the file."""
     try:
         with safe_open(file, "pt") as opened:
-            return space.arch(json.loads(opened.metadata()["arch"]))
-    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
-        raise NasplugError(f"{file} holds no weights of an arch: {error}") from None
+            found = opened.metadata()
+    except (OSError, SafetensorError) as error:
+        raise NasplugError(f"{file} holds no weights: {error}") from None
+    if not found or "arch" not in found:
+        raise NasplugError(f"{file} holds weights of something else than an arch")
+    return dict(found)
 
 
 def inherit_weights(space: Space, wanted: Archs, file: Path) -> nn.Module:
     """The network of an arch with weights that were kept; NasplugError if they are another's."""
-    arch = arch_of_weights(space, file)
+    try:
+        arch = space.arch(json.loads(about_weights(file)["arch"]))
+    except (NasplugError, ValueError) as error:
+        raise NasplugError(f"{file} holds weights of no arch of {space.name}: {error}") from None
     if not np.array_equal(*space.classes(np.array([arch, wanted]))[:, None]):
         raise NasplugError(
-            f"the weights of {space.to_str(wanted)} were not kept, as those of the best, "
-            f"{space.to_str(arch)}, are: build() and train it"
+            f"the weights of {space.to_str(wanted)} were not kept: {file.name} has those of "
+            f"{space.to_str(arch)}; build() and train it"
         )
     return load_weights(initialise(lambda: space.build(arch), 0), file)
 

@@ -44,7 +44,7 @@ RUN: Schema = {
     "method": (str,), "hyperparameters": (dict,), "problem": (str, NONE),
     "space": {
         "name": (str,), "data": (str,), "fingerprint": (str,), "decisions": (dict, NONE),
-        "inputs": (list, NONE),
+        "inputs": (dict, NONE),
     },
     "model": (str, NONE), "data": (bool, str), "direction": (str,),
     "evaluator": (str, NONE), "reward": (str, NONE), "report": (str, NONE),

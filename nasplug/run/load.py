@@ -54,7 +54,8 @@ def load(
     except Exception as error:  # a damaged file: see `read_arrays`
         raise NasplugError(f"{file} cannot be read: {error}; put a copy of it back") from None
     method = Selected(archs, load_subspace(found, region) if region.exists() else None)
-    search = make_search(problem, method, run["method"], **run["options"])
+    options = {**run["options"], "constraints": []}  # the journal says what keeps to them
+    search = make_search(problem, method, run["method"], **options)
     journal = Journal(directory.path, read=True)
     try:
         trials = journal.past(found, search.budget).trials
@@ -110,7 +111,7 @@ def recorded_space(run: dict[str, Any], given: Space | None) -> Space:
     else:
         found = searched(run, given)[1]
         if written["inputs"] and found.inputs is None:
-            found = found.with_inputs(*written["inputs"])
+            found = found.with_inputs(written["inputs"])
     if found.fingerprint != written["fingerprint"]:
         raise NasplugError(
             f"the space {written['name']} of the run is another one than {found.name}: the "

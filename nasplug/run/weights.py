@@ -25,9 +25,10 @@ def keep(selection: Selection, folder: Path) -> None:
         return
     with suppress(NasplugError):
         files = _files()
-        files.save_weights(
-            files.filled(best.space, best.arch, best.inherit()), folder / FILE, best.arch
-        )
+        model = files.filled(best.space, best.arch, best.inherit())
+        images = getattr(selection.search.problem.evaluator, "images", None)
+        about = {"data": images.digest} if images is not None else {}
+        files.save_weights(model, folder / FILE, best.arch, **about)
 
 
 def inherit(space: Space, wanted: Archs, folder: Path) -> torch.nn.Module:
