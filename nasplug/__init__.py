@@ -13,19 +13,24 @@ from nasplug.kernel.selection import Selection, best_trials
 from nasplug.kernel.space import ENUMERABLE, Archs, Space
 from nasplug.kernel.subspace import ArchSet, Ball, Layered, Mask, Region, Subspace
 from nasplug.kernel.trial import State, Trial, TrialPruned, Trials
+from nasplug.ranges import Range
 
 if TYPE_CHECKING:
+    from nasplug.deploy.evaluation import evaluate
+    from nasplug.deploy.export import export
+    from nasplug.deploy.retraining import retrain
     from nasplug.reports.api import report
     from nasplug.run.api import resume, search
+    from nasplug.run.load import load
     from nasplug.spaces.marked.space import space_of
     from nasplug.tuning import tune
 
 __all__ = [
     "ENUMERABLE", "ArchSet", "Archs", "Ball", "Bool", "Choice", "Evaluator", "Float",
-    "Hyperparameter", "Int", "Layered", "Mask", "Method", "NasplugError", "Problem", "Region",
-    "Search", "Selection", "Source", "Space", "State", "Subspace", "Trial", "TrialPruned", "Trials",
-    "__version__", "best_trials", "hookimpl", "problem", "problems", "report", "resume", "search",
-    "space", "space_of", "tune", "unknown",
+    "Hyperparameter", "Int", "Layered", "Mask", "Method", "NasplugError", "Problem", "Range",
+    "Region", "Search", "Selection", "Source", "Space", "State", "Subspace", "Trial", "TrialPruned",
+    "Trials", "__version__", "best_trials", "evaluate", "export", "hookimpl", "load", "problem",
+    "problems", "report", "resume", "retrain", "search", "space", "space_of", "tune", "unknown",
 ]  # fmt: skip
 
 # What brings more along than numpy and pluggy is imported when it is used.
@@ -35,6 +40,10 @@ __getattr__ = late(
         "search": "nasplug.run.api",
         "resume": "nasplug.run.api",
         "report": "nasplug.reports.api",
+        "retrain": "nasplug.deploy.retraining",
+        "evaluate": "nasplug.deploy.evaluation",
+        "export": "nasplug.deploy.export",
+        "load": "nasplug.run.load",
         "tune": "nasplug.tuning",
         "space_of": "nasplug.spaces.marked.space",
     },

@@ -15,7 +15,8 @@ EXTRAS = {
     "scipy": "nasplug[predictors]", "xgboost": "nasplug[predictors]", "pyarrow": "nasplug[tables]",
     "matplotlib": "nasplug[plots]", "mlflow": "nasplug[tracking]", "optuna": "nasplug[tuning]",
     "sqlalchemy": "nasplug[tuning]", "loky": "nasplug[parallel]", "moocore": "nasplug[objectives]",
-    "cloudpickle": "nasplug[parallel]", "copier": "nasplug[new]",
+    "safetensors": "nasplug[torch]", "onnx": "nasplug[export]", "onnxscript": "nasplug[export]",
+    "onnxruntime": "nasplug[export]", "cloudpickle": "nasplug[parallel]", "copier": "nasplug[new]",
     "jinja2": "nasplug[report]", "plotly": "nasplug[report]",
 }  # fmt: skip
 

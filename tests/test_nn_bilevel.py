@@ -170,5 +170,5 @@ def test_a_dataset_of_the_users_own(monkeypatch):
             torch.testing.assert_close(a, b)
     with pytest.raises(NasplugError, match="channels, height, width"):
         load([(np.zeros((8, 8)), 0)] * 4).size(NB201())
-    with pytest.raises(NasplugError, match="class label, a whole number"):
+    with pytest.raises(NasplugError, match="class labels are whole numbers from 0 on"):
         load([(np.zeros((1, 8, 8)), -1)] * 4)

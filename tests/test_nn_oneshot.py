@@ -196,7 +196,7 @@ def test_a_dataset_of_ones_own_and_resumed_with_it(tmp_path, name):
     np.testing.assert_array_equal(resumed.search.trials.values, whole.search.trials.values)
     np.testing.assert_array_equal(resumed.search.trials.archs, whole.search.trials.archs)
     assert nasplug.resume(out, data=mine).best.value == whole.best.value  # the space by its name
-    with pytest.raises(NasplugError, match=r"trained on data of yours: nasplug.resume\(run_dir, d"):
+    with pytest.raises(NasplugError, match=r"with data of yours: nasplug.resume\(run_dir, d"):
         nasplug.resume(out)
     with pytest.raises(NasplugError, match=f"lr is no source of {name}"):
         nasplug.resume(out, data=mine, lr=1)
@@ -245,16 +245,16 @@ def test_the_run_directory_does_not_hold_the_data(tmp_path, name):
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        (TensorDataset(torch.zeros(8, 3, 8, 8), torch.zeros(8)), "a class label, a whole number"),
-        ([(torch.zeros(3, 8, 8), 0.5)] * 8, "a class label, a whole number"),
-        ([(torch.zeros(3, 8, 8), -1)] * 8, "a class label, a whole number"),
-        ([(torch.zeros(3, 8, 8), "cat")] * 8, "a class label, a whole number"),
-        (TensorDataset(torch.zeros(0, 3, 8, 8), torch.zeros(0).long()), "pairs"),
-        ([1, 2, 3], "pairs of an image"),
+        ([(torch.zeros(3, 8, 8), -1)] * 8, "class labels are whole numbers from 0 on"),
+        ([(torch.zeros(3, 8, 8), "cat")] * 8, "labels must be numbers"),
+        ([(torch.zeros(3, 8, 8), (0, {"x": 1}))] * 8, "need a loss of yours: loss="),
+        ([(torch.zeros(3, 8, 8), 0, 0)] * 8, "pairs of an input and a label.*, got 3"),
+        (TensorDataset(torch.zeros(0, 3, 8, 8), torch.zeros(0).long()), "data takes a torch"),
+        ([1, 2, 3], "pairs of an input and a label"),
         ("digits-of-mine", "no images for 'digits-of-mine'"),
         (7, "data takes a torch Dataset"),
         (TensorDataset(torch.zeros(8, 8), torch.zeros(8).long()), "height, width"),
-        ([(torch.zeros(3, 8, 8 + i), 0) for i in range(8)], "images of one shape"),
+        ([(torch.zeros(3, 8, 8 + i), 0) for i in range(8)], "inputs and labels of one shape"),
         (own(16, (3, 8, 12)), "images of 8x12 are not square.*resize or crop"),
         (own(16, (3, 6, 6)), "images of 6x6 do not fit.*multiples of 4"),
     ],

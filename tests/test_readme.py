@@ -45,7 +45,8 @@ def test_python_blocks_of_own_models(tmp_path: Path) -> None:
     code = blocks("python", ROOT / "docs" / "own-model.md")
     out = run([sys.executable, "-c", code], tmp_path).splitlines()
     assert out[0] == "<Space Net: 54 points, 4 decisions>"
-    assert out[-1].startswith("width=8,act=")
+    assert out[-2].startswith("width=8,act=")
+    assert out[-1].startswith("val_worst ")
 
 
 def test_bash_blocks(tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def test_choices_that_json_does_not_hold_are_asked_for_again(tmp_path, choices):
 
     first = run(tmp_path / "run", space=space, evaluate=evaluate, budget=4)
     again = {"method": Climber(), "evaluate": evaluate}
-    with pytest.raises(NasplugError, match=r"again, as in nasplug.resume\(run_dir, space=space\)"):
+    with pytest.raises(NasplugError, match="again: space=space, or"):
         nasplug.resume(tmp_path / "run", **again)
     resumed = nasplug.resume(tmp_path / "run", space=space, **again)
     assert table(resumed.search.trials) == table(first.search.trials)

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
 from nasplug.nn.data import Images, cifar10, digits  # noqa: E402
-from nasplug.nn.training import accuracy, initialise, train  # noqa: E402
+from nasplug.nn.training import initialise, score, train  # noqa: E402
 
 SPACE = NB201("digits", C=4, N=1)
 ARCH = SPACE.from_str("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|skip_connect~0|none~1|none~2|")
@@ -110,14 +110,14 @@ def test_divergence_is_an_error():
         run(0, lr=1e30)
 
 
-def test_accuracy_is_in_percent():
+def test_the_score_of_classes_is_in_percent():
     data = digits()
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     with torch.no_grad():
         model[1].weight.zero_()
         model[1].bias.copy_(torch.eye(10)[3])
     threes = int((data.val[1] == 3).sum())
-    assert accuracy(model, data, data.val) == 100 * threes / 500
+    assert score(model, data, data.val) == 100 * threes / 500
 
 
 def test_augmentation_crops_and_mirrors():

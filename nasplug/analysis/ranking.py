@@ -54,14 +54,14 @@ def one_shot(
     paths = net.chosen(region.sample(epochs * batches.steps, rng))
     ones = torch.ones(paths.shape[1:], device=device)
     drawn = (Mixture(ones, path) for path in paths)
-    training = BiLevel(net, [ones], lambda: next(drawn))
+    training = BiLevel(net, [ones], lambda: next(drawn), data.task)
     with fixed_threads(1):
         for step in shown(range(len(paths)), f"training on {name}"):
             training.schedule(step / len(paths))
             training.weight_step(batches[step])
         archs = space.unique(region.sample(20 * n, rng))[:n]
         accuracy = np.array(
-            [net.accuracy(arch, data, data.val, SCORED) for arch in shown(archs, "ranking")]
+            [net.score(arch, data, data.val, SCORED) for arch in shown(archs, "ranking")]
         )
     judged = np.asarray(value(archs), dtype=np.float64)
     known = ~np.isnan(judged)

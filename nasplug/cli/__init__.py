@@ -32,6 +32,17 @@ COMMANDS = {
     "run": ("search:run", "Search with METHOD for a good architecture."),
     "tune": ("tune:tune", "Find good hyperparameters of METHOD: an Optuna study of searches."),
     "resume": ("search:resume", "Continue an interrupted search with the same trials."),
+    "retrain": ("deploy:retrain", "Train the winner of a run from scratch, in earnest."),
+    "evaluate": ("deploy:evaluate", "The winner of a run on the test data."),
+    "export": ("deploy:export", "The winner of a run as a file: onnx, export, state, python."),
+    "profile": (
+        "profile:profile",
+        "Latency, peak memory and size of the winner of a run, or any arch.",
+    ),
+    "latency-table": (
+        "profile:latency_table",
+        "What each choice of a space takes on this machine, as --latency reads it.",
+    ),
     "report": (
         "report:report",
         "What searches, studies and comparisons came to, as a page or a table.",

@@ -68,12 +68,53 @@ def problem_options(command: Command) -> Command:
             ),
             click.option(
                 "--constraint", "constraints", multiple=True, metavar="'flops<=300e6'",
-                help="On params, flops or a metric of the problem; repeatable.",
+                help="On params, flops, latency ('latency<=5ms') or a metric of the problem; "
+                "repeatable.",
             ),
         )
     ):  # fmt: skip
         command = option(command)
     return command
+
+
+def own_options(command: Command) -> Command:
+    """A network of the user's own in the place of a problem: the same for a search and a study."""
+    for option in reversed(
+        (
+            click.option(
+                "--model", metavar="MODULE:NAME",
+                help="Your own network with its choices marked in place, instead of a problem.",
+            ),
+            click.option(
+                "--data", metavar="MODULE:NAME",
+                help="What --model is trained on: a function that returns it, or a name such as "
+                "digits.",
+            ),
+            click.option(
+                "--loss", metavar="MODULE:NAME",
+                help="Of (output, labels), in the place of cross-entropy or the squared error.",
+            ),
+            click.option(
+                "--metric", metavar="MODULE:NAME",
+                help="Of (outputs, labels), or accuracy, balanced_accuracy, r2, rmse, mae, loss.",
+            ),
+            click.option(
+                "--optimizer", metavar="MODULE:NAME", help="Of parameters, in the place of SGD."
+            ),
+            click.option(
+                "--direction", type=click.Choice(["maximize", "minimize"]), default="maximize",
+                show_default=True, help="Of a --metric of yours.",
+            ),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def check_own(model: str | None, data: str | None) -> None:
+    """NasplugError unless both are given, or none."""
+    if bool(model) != bool(data):
+        raise NasplugError("--model and --data belong together: a network, and what to train it on")
 
 
 def parse_settings(method: str, settings: Iterable[str]) -> dict[str, Any]:

@@ -12,7 +12,9 @@ import numpy as np
 
 from nasplug.cli.options import (
     BUDGET,
+    check_own,
     json_last,
+    own_options,
     own_problem,
     parse_settings,
     problem_options,
@@ -25,7 +27,6 @@ from nasplug.cli.options import (
 from nasplug.cli.output import Interrupted, loading, say, show_fact, show_json, show_rows
 from nasplug.cli.space import show_layers, show_quality
 from nasplug.cli.tracking import show_run
-from nasplug.errors import NasplugError
 from nasplug.hookspecs import hookimpl
 from nasplug.kernel.search import Search
 from nasplug.kernel.selection import Selection
@@ -48,14 +49,7 @@ workers = click.option(
 @click.command()
 @click.argument("method")
 @problem_options
-@click.option(
-    "--model", metavar="MODULE:NAME",
-    help="Your own network with its choices marked in place, instead of a problem.",
-)  # fmt: skip
-@click.option(
-    "--data", metavar="MODULE:NAME",
-    help="What --model is trained on: a function that returns it, or a name such as digits.",
-)  # fmt: skip
+@own_options
 @click.option("--budget", type=int, default=BUDGET, show_default=True, help="Trials.")
 @seed
 @click.option(
@@ -81,6 +75,11 @@ workers = click.option(
 @click.option(
     "--scalarise", type=click.Choice(["chebyshev", "linear", "pareto"]),
     help="What several objectives are to the method (default: pareto if it can, else chebyshev).",
+)  # fmt: skip
+@click.option(
+    "--latency", metavar="FILE",
+    help="A table of what each choice takes, of this device or of another (`nasplug "
+    "latency-table`), by which latency is known before a score.",
 )  # fmt: skip
 @click.option(
     "--init", metavar="PROXY | FILE | RUN_DIR",
@@ -124,8 +123,7 @@ def run(
     **options: Any,
 ) -> None:
     """Search with METHOD for a good architecture."""
-    if bool(model) != bool(data):
-        raise NasplugError("--model and --data belong together: a network, and what to train it on")
+    check_own(model, data)
     loading(f"{method} on {on or model}" if on or model else method)
     if options["init"]:
         loading(f"first archs: {options['init']}")

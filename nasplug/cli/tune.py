@@ -9,7 +9,9 @@ import click
 
 from nasplug.cli.options import (
     BUDGET,
+    check_own,
     json_last,
+    own_options,
     own_problem,
     parse_names,
     parse_settings,
@@ -27,6 +29,7 @@ from nasplug.tuning import tune as run_study
 @click.command()
 @click.argument("method")
 @problem_options
+@own_options
 @click.option("--trials", type=int, default=50, show_default=True, help="Of the study, in all.")
 @click.option("--seeds", type=int, default=5, show_default=True, help="Searches per trial.")
 @click.option("--budget", type=int, default=BUDGET, show_default=True, help="Trials per search.")
@@ -62,18 +65,20 @@ def tune(
     settings: tuple[str, ...],
     params: str | None,
     objectives: str,
+    model: str | None,
     track: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Find good hyperparameters of METHOD: an Optuna study of searches."""
-    loading(f"{method} on {on}" if on else method)
+    check_own(model, options["data"])
+    loading(f"{method} on {on or model}" if on or model else method)
     fixed = parse_settings(method, settings)
-    problem = on or (None if options["within"] else own_problem(method))
+    problem = on or (None if model or options["within"] else own_problem(method))
     try:
         with sigterm_as_ctrl_c():
             study = run_study(
-                method, problem, objectives=parse_names(objectives), tracking=track,
+                method, problem, objectives=parse_names(objectives), model=model, tracking=track,
                 params=parse_names(params) if params is not None else None, **options, **fixed,
             )  # fmt: skip
     except KeyboardInterrupt as error:

@@ -116,6 +116,7 @@ class TableEvaluator:
         self._reports = self._columns.get(self.report, self._rewards)
         self._columns.pop(self.report, None)
         self._costs = self._columns.pop("cost", None)
+        self.units = {"latency": "s"} if "latency" in self._columns else {}
 
     @classmethod
     def path(cls, space: Space, data: str) -> Path:

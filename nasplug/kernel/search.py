@@ -92,6 +92,7 @@ class Search:
         self.folder: Path | None = None  # the run directory, if there is one
         self.constraints: Sequence[Any] = ()  # `nasplug.run.constraints` knows what is one
         self.objectives: Any = None  # several, as `nasplug.run.objectives` knows them
+        self.latency: Any = None  # what tells that of archs, as `nasplug.run.latency` has it
         self.trials = History(self.space, self.maximize)
         self.round = 0
         self.finished = 0  # trials with a value, pruned or failed
@@ -128,7 +129,7 @@ class Search:
                 self.round += 1
                 hook.update(search=self, trials=trials)
             self.ended = self.elapsed
-            best_trials(self.trials, 1)  # or an error that says why there is none
+            best_trials(self.trials, 1, self.constraints)  # or an error that says why there is none
             return Selection.of(hook.select_final(search=self), self)
 
     @property
@@ -170,7 +171,7 @@ class Search:
             if not constraint.known:
                 raise NasplugError(
                     f"{self.method_name} can keep to limits on what {self.space.name} knows "
-                    f"before a score, such as params and flops, not to {constraint}"
+                    f"before a score, such as params and flops, not to {constraint}{constraint.fix}"
                 )
         return self.region.contains(archs)
 
@@ -234,7 +235,7 @@ class Search:
         trials = Trials(self.space, archs, self.maximize, len(self.trials), self.round, fidelities)
         trials.pruner, trials.on_tell = self.pruner, self.record
         trials.objectives = self.objectives
-        if self.full:
+        if self.full or hasattr(self.problem.evaluator, "inherit"):
             trials.checkpoints = self.checkpoints
         return trials
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,19 +113,26 @@ class Selection:
         return f"<Selection by {self.search.method_name}: {best}, value {best.value:.4g}>"
 
 
-def best_trials(trials: Trials, n: int) -> Archs:
+def best_trials(trials: Trials, n: int, constraints: Sequence[Any] = ()) -> Archs:
     """(<= n, d) the distinct archs with the best scores at the highest fidelity; of several
-    objectives those of the front, the knee first, then others."""
+    objectives those of the front, the knee first, then others.
+
+    constraints: which say, if no trial keeps to them, how near one came.
+    """
     if not len(trials):
         raise NasplugError("no trial was made: give the search more time, or loosen its limits")
-    scores = trials.ranks if trials.objectives is None else trials.objectives.final(trials)
+    scores = trials.final_scores
     order = np.argsort(-scores, kind="stable")
     order = order[np.isfinite(scores[order])]
     if not len(order):
         failed = [note["error"] for note in trials.notes.values() if "error" in note]
         if failed:
             raise NasplugError(f"every trial failed; the last said: {failed[-1]}{TRACEBACK}")
-        raise NasplugError("no trial keeps to the constraints; loosen them or raise the budget")
+        near = ", ".join(one.nearest(one.of(trials)) for one in constraints)
+        raise NasplugError(
+            f"no trial keeps to the constraints{near and f': {near}'}; loosen them or raise the "
+            "budget"
+        )
     # Ties in a large table would make `unique` of everything slow; a few n are enough.
     for width in (8 * n, len(order)):
         archs = trials.space.unique(trials.archs[order[:width]])

@@ -48,7 +48,7 @@ class Trials:
 
     maximize: the direction of `values`. objectives: several, if `values` is not all that counts
     (`nasplug.run.objectives`). pruner: what a trial's ``should_prune()`` asks.
-    checkpoints: the folder of what waits to be trained on, if there is one.
+    checkpoints: the folder for what trials have trained, if there is one.
     on_tell: called with the table and the rows that have just been told.
     """
 
@@ -109,6 +109,12 @@ class Trials:
         """By what is selected: the scores, or, if fidelities differ, numbers that are higher for a
         higher fidelity and then for a higher score; -inf as the scores."""
         return ranked(self.scores, self.fidelities)
+
+    @property
+    def final_scores(self) -> npt.NDArray[np.float64]:
+        """(n,) by what is selected in the end: the ranks, or where a trial of several objectives
+        stands among the others."""
+        return self.ranks if self.objectives is None else self.objectives.final(self)
 
     @property
     def scored(self) -> tuple[Archs, npt.NDArray[np.float64]]:

@@ -4,7 +4,7 @@ from nasplug.nn.bilevel import Batch, BiLevel, Mixture
 from nasplug.nn.blocks import ConvBN, ConvBNReLU, Residual, inverted_residual, project
 from nasplug.nn.choices import BatchNorm2d, Choice, Conv2d, Linear, Repeat, layer
 from nasplug.nn.convolution import AvgPool, Depthwise, Pointwise, convolution
-from nasplug.nn.data import Images, Stream, load, mixed_seed
+from nasplug.nn.data import Given, Images, Stream, load, mixed_seed
 from nasplug.nn.mixed import (
     Bools,
     MixedOp,
@@ -22,12 +22,13 @@ from nasplug.nn.mixed import (
 from nasplug.nn.oneshot import Oneshot, tabulated
 from nasplug.nn.pictures import COLORS, GRAY, draw_edges, draw_epochs
 from nasplug.nn.supernet import Floats, Supernet
+from nasplug.nn.task import Task, call
 from nasplug.nn.training import (
-    accuracy,
     count,
     fixed_threads,
     initialise,
     recalibrate,
+    score,
     to_device,
     train,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "ConvBNReLU",
     "Depthwise",
     "Floats",
+    "Given",
     "Images",
     "Linear",
     "MixedOp",
@@ -58,9 +60,10 @@ __all__ = [
     "Shared",
     "Stream",
     "Supernet",
+    "Task",
     "Zero",
-    "accuracy",
     "binary_gates",
+    "call",
     "convolution",
     "count",
     "draw_edges",
@@ -79,6 +82,7 @@ __all__ = [
     "mixed_seed",
     "project",
     "recalibrate",
+    "score",
     "tabulated",
     "to_device",
     "train",

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.utils._pytree import tree_leaves
 
 from nasplug.nn.mixed import Bools
 from nasplug.nn.supernet import Supernet
+from nasplug.nn.task import CLASSIFICATION, Task, call
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Any, Any]  # inputs and labels, as `nasplug.nn.Stream` has them
 
 LR_MIN = 0.001  # where the cosine schedule of the weights ends
 MOMENTUM = 0.9
@@ -37,8 +38,9 @@ class BiLevel:
     r"""Steps of :math:`\min_\alpha L_{val}(w^*(\alpha), \alpha)`, w* the minimum of L_train.
 
     net: its parameters are w. parameters: α and whatever else the mixture is made of.
-    mixture: makes the mixture from them, with gradient. order: 1 takes w for w*, 2 takes w
-    after one more step of training (Liu et al., DARTS, ICLR 2019, eq. 7 and 8).
+    mixture: makes the mixture from them, with gradient. task: has the loss, and the optimiser of w
+    if that is no SGD. order: 1 takes w for w*, 2 takes w after one more step of training (Liu et
+    al., DARTS, ICLR 2019, eq. 7 and 8).
 
     penalty: a term of the loss that depends on the architecture alone, None for none.
 
@@ -52,17 +54,19 @@ class BiLevel:
         net: Supernet,
         parameters: Sequence[Tensor],
         mixture: Callable[[], Mixture],
+        task: Task = CLASSIFICATION,
         *,
         lr: float = 0.025,
         arch_lr: float = 3e-4,
         order: int = 1,
     ) -> None:
         self.net, self.parameters, self.mixture = net, list(parameters), mixture
-        self.lr, self.order = lr, order
+        self.task, self.order = task, order
         self.w = [p for p in net.parameters() if p.requires_grad]
-        self.weights = torch.optim.SGD(
+        self.weights = task.make_optimizer(self.w) or torch.optim.SGD(
             self.w, lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, foreach=True
         )
+        self.rates = [group["lr"] for group in self.weights.param_groups]
         self.architecture = torch.optim.Adam(
             self.parameters, arch_lr, betas=BETAS, weight_decay=ARCH_WEIGHT_DECAY
         )
@@ -71,16 +75,15 @@ class BiLevel:
 
     def schedule(self, progress: float) -> None:
         """Set the weights' learning rate, progress from 0 to 1: a cosine from lr to LR_MIN."""
-        low = min(LR_MIN, self.lr)
-        rate = low + (self.lr - low) * (1 + math.cos(math.pi * progress)) / 2
-        self.weights.param_groups[0]["lr"] = rate
+        for group, lr in zip(self.weights.param_groups, self.rates, strict=True):
+            low = min(LR_MIN, lr)
+            group["lr"] = low + (lr - low) * (1 + math.cos(math.pi * progress)) / 2
 
     def loss(self, batch: Batch, mixture: Mixture) -> Tensor:
         x, y = batch
         self.net.mix(mixture.weights, mixture.mask, mixture.gates)
-        half = x.device.type == "cuda" and x.dtype == torch.float32
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
-            return functional.cross_entropy(self.net(x), y)
+        half = any(leaf.is_cuda and leaf.dtype == torch.float32 for leaf in tree_leaves(x))
+        return self.task.cost(call(self.net, x, half), y)
 
     # ---- w
 

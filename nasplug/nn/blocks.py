@@ -59,5 +59,10 @@ class Residual(nn.Module):
         super().__init__()
         self.body = body
 
+    @property
+    def branches(self) -> list[nn.Module]:
+        """What drop-path may drop."""
+        return [self.body]
+
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)

@@ -35,6 +35,7 @@ from nasplug.nn.data import Images
 from nasplug.nn.mixed import Bools
 from nasplug.nn.pictures import draw_epochs
 from nasplug.nn.supernet import Floats, Supernet
+from nasplug.nn.task import count_of, rows_of
 from nasplug.nn.training import fixed_threads, initialise, recalibrate, to_device
 
 logger = logging.getLogger("nasplug")
@@ -48,9 +49,10 @@ SETTLED = 10  # epochs without any change, from the first, that call for a warni
 class Oneshot(Method):
     """A supernet on the problem's data; a trial is the arch selected after an epoch.
 
-    Its value is the validation accuracy of the supernet restricted to the arch; what it reports
-    is the accuracy that a table of the space states, which the search never sees. The size of the
-    supernet is the space's: ``nb201:C=16,N=5``. It trains in the region that `evaluate` is handed.
+    Its value is the validation accuracy of the supernet restricted to the arch, or the metric of
+    the data's task; what it reports is the accuracy that a table of the space states, which the
+    search never sees. The size of the supernet is the space's: ``nb201:C=16,N=5``. It trains in the
+    region that `evaluate` is handed.
     """
 
     problem = "nb201:N=1/digits"
@@ -70,7 +72,7 @@ class Oneshot(Method):
     threads = Int(1, low=1, high=1024, tunable=False, doc="of torch; the last bits depend on them")
 
     maximize = apart = True
-    reward = "supernet_acc"
+    reward = "supernet_acc"  # these two as the task of the data says
     order: ClassVar[int] = 1  # of the bi-level optimisation
     mixes: ClassVar[bool] = True  # whether it adds up several choices of a decision
 
@@ -141,6 +143,8 @@ class Oneshot(Method):
         gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         self.device = gpu if torch.cuda.is_available() else "cpu"
         self.images: Images = self._images(search).to(self.device)
+        metric = self.images.task.metric
+        self.maximize, self.reward = metric.maximize, f"supernet_{metric.name}"
         self.total = min(self.epochs, search.budget)
         if self.warmup and self.warmup >= self.total:
             raise NasplugError(
@@ -158,20 +162,25 @@ class Oneshot(Method):
                 "shapes, or are values or depths: restrict it to one, or take a method of single "
                 "paths"
             )
-        images = len(self.images.train[1])
+        images = count_of(self.images.train[1])
         self.batch_size = self.batch or max(min(BATCH, images // STEPS), FEWEST)
         self.train = data.Stream(self.images, self.images.train, **self._stream(0))
         self.val = data.Stream(self.images, self.images.val, **self._stream(1))
         self.per_epoch = self.train.steps
         self.bilevel = BiLevel(
-            self.net, self.start(search), self.mixture, lr=self.lr, arch_lr=self.arch_lr,
-            order=self.order,
+            self.net, self.start(search), self.mixture, self.images.task, lr=self.lr,
+            arch_lr=self.arch_lr, order=self.order,
         )  # fmt: skip
         # This method scores what it proposes; a table of the space is only looked up.
         self.table = tabulated(search.space, search.problem.data)
-        self.report = self.table.report if self.table else "test_acc"
+        self.report = self.table.report if self.table else f"test_{metric.name}"
         search.problem = Problem(
-            search.space, search.problem.data, self, "supernet", True, search.problem.region
+            search.space,
+            search.problem.data,
+            self,
+            "supernet",
+            self.maximize,
+            search.problem.region,
         )
 
     def _images(self, search: Search) -> Images:
@@ -245,14 +254,14 @@ class Oneshot(Method):
             raise NasplugError(
                 f"the {which} loss is {value} at step {self.step} (epoch {self.epoch}); "
                 f"{saved if self.epoch else ''}Lower lr or arch_lr, or see whether all images are "
-                "finite"
+                "finite, and labels that are real numbers of about 1"
             )
         return value
 
     def finish_epoch(self, search: Search) -> Trials:
         """What an epoch ends with: the selected arch as a trial."""
         arch = self.selected()
-        accuracy = self.net.accuracy(arch, self.images, self.images.val, SCORED)
+        value = self.net.score(arch, self.images, self.images.val, SCORED)
         trials = search.candidates(arch[None])
         known = self.look_up(arch[None])
         metrics: dict[str, Any] = {
@@ -267,7 +276,7 @@ class Oneshot(Method):
             trials.notes[0] = notes
         now = time.perf_counter()
         trials.tell(
-            values=accuracy, reports=None if known is None else known.reports,
+            values=value, reports=None if known is None else known.reports,
             costs=now - self.clock, metrics=metrics,
         )  # fmt: skip
         self.arch, self.clock = arch, now
@@ -336,7 +345,8 @@ class Oneshot(Method):
             try:
                 with torch.no_grad():
                     mixture = self.mixture()
-                torch.autograd.backward(self.bilevel.loss((x[:size], y[:size]), mixture))
+                smaller = rows_of((x, y), slice(size))
+                torch.autograd.backward(self.bilevel.loss(smaller, mixture))
             except torch.OutOfMemoryError:
                 size //= 2
             else:

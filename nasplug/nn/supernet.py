@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from nasplug.kernel.space import Archs, Space
 from nasplug.kernel.subspace import Region, Subspace
 from nasplug.nn.data import Images, Part
 from nasplug.nn.mixed import Bools, batch_statistics, inherit, mix
-from nasplug.nn.training import accuracy
+from nasplug.nn.training import score
 
 Floats = npt.NDArray[np.float64]
 
@@ -22,8 +23,8 @@ IDLE = ("none", "skip_connect", "identity", "zero")  # choices that do nothing, 
 
 
 class Supernet(nn.Module):
-    """(b, channels, h, w) -> (b, classes), as `mix` has set it: D decisions, each with choices of
-    its own.
+    """(b, channels, h, w) -> (b, classes), or whatever its network takes and gives, as `mix` has
+    set it: D decisions, each with choices of its own.
 
     O is the most choices that any decision has. Masks, weights, scores and costs are (D, O);
     where a decision has fewer choices the last places are none, and never allowed.
@@ -48,8 +49,8 @@ class Supernet(nn.Module):
         self.decisions, self.choices = tuple(decisions), tuple(map(tuple, decisions.values()))
         self.costs, self.fixed = np.asarray(costs, np.float64), float(fixed)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x)
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
+        return self.network(*inputs, **keywords)
 
     def mix(self, weights: Tensor | None, mask: Bools, gates: Tensor | None = None) -> None:
         """See `nasplug.nn.mixed.mix`."""
@@ -59,10 +60,10 @@ class Supernet(nn.Module):
         """The stand-alone network of an arch, with the weights learned here."""
         return inherit(self.network, self.chosen(arch[None])[0])
 
-    def accuracy(self, arch: Archs, data: Images, part: Part, limit: int | None = None) -> float:
-        """The share of `part` that the arch classifies right with the weights learned here, %."""
+    def score(self, arch: Archs, data: Images, part: Part, limit: int | None = None) -> float:
+        """The metric of the data's task on `part`, of the arch with the weights learned here."""
         self.mix(None, self.chosen(arch[None])[0])
-        return accuracy(self, data, part, limit)
+        return score(self, data, part, limit)
 
     # ---- the choices
 

@@ -1,7 +1,9 @@
-"""Real training: a network from scratch to its validation and test accuracy."""
+"""Real training: a network from scratch to its scores on validation and test data."""
 
 from __future__ import annotations
 
+import copy
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,13 +12,15 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.nn import functional
+from torch.utils._pytree import tree_leaves
 
+from nasplug.errors import NasplugError
 from nasplug.nn.data import Images, Part, read
 from nasplug.nn.mixed import BATCH_NORMS
+from nasplug.nn.task import call, count_of, rows_of, to
 
 Module = TypeVar("Module", bound=nn.Module)
-Report = Callable[[int, float], bool | None]  # (epoch, accuracy) -> whether to stop
+Report = Callable[[int, float], bool | None]  # (epoch, score) -> whether to stop
 
 
 def initialise(build: Callable[[], Module], seed: int) -> Module:
@@ -49,58 +53,80 @@ def train(
     batch_size: int = 64,
     lr: float = 0.1,
     weight_decay: float = 5e-4,
+    patience: int = 0,
+    half: bool = False,
     threads: int = 1,
     report: Report | None = None,
     begin: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Train `model` in place by SGD with Nesterov momentum and a cosine schedule to 0.
+    """Train `model` in place for the task of the data, by SGD with Nesterov momentum or the
+    task's own optimiser, with a cosine schedule to 0.
 
     With `until` it stops after so many of the `epochs` of the schedule, and leaves all that it
     needs to go on in `checkpoint`; if that is there, it goes on from it. In steps or in one go, the
     result is the same to the last bit.
 
-    Returns ``value`` and ``report`` (validation and test accuracy, %), ``params``, ``epochs``
-    (reached), ``trained`` (of these, now), ``pruned`` and ``seconds``. ``begin(epoch)`` is called
-    before every epoch, ``report(epoch, accuracy)`` after it, and prunes by returning True. The same
-    seed, model weights and `threads` give the same result to the last bit: a sum depends on how
-    many threads share it, so their number is set here, and one is fastest for small networks.
+    patience: it ends after so many epochs without a better validation score, with the weights of
+    the best epoch; not together with `checkpoint`. half: bfloat16 by torch's autocast.
+
+    Returns ``value`` and ``report`` (the task's metric on validation and test data), ``params``,
+    ``epochs`` (reached), ``trained`` (of these, now), ``pruned`` and ``seconds``. ``begin(epoch)``
+    is called before every epoch, ``report(epoch, score)`` after it, and prunes by returning True.
+    The same seed, model weights and `threads` give the same result to the last bit: a sum depends
+    on how many threads share it, so their number is set here, and one is fastest for small
+    networks.
     Raises FloatingPointError when the loss is no longer finite.
     """
     start = time.perf_counter()
     device = next(model.parameters()).device
-    images, labels = data.train
-    steps = -(-len(labels) // batch_size)
-    optimiser = torch.optim.SGD(
+    inputs, labels = data.train
+    task = data.task.to(device)
+    n = count_of(labels)
+    steps = -(-n // batch_size)
+    optimiser = task.make_optimizer(model.parameters()) or torch.optim.SGD(
         model.parameters(), lr, momentum=0.9, weight_decay=weight_decay, nesterov=True, foreach=True
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * steps)
     generator = torch.Generator().manual_seed(seed)
     until, epoch, pruned = epochs if until is None else min(until, epochs), 0, False
+    best: tuple[float, int, dict[str, Any]] | None = None  # score, epoch, weights
     with fixed_threads(threads), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         if checkpoint and checkpoint.exists():
-            epoch = _load(checkpoint, generator, model, optimiser, schedule)
+            epoch = load_checkpoint(checkpoint, generator, model, optimiser, schedule)
         first = epoch
         while epoch < until and not pruned:
             if begin:
                 begin(epoch + 1)
             model.train()
-            batches = torch.randperm(len(labels), generator=generator).tensor_split(steps)
-            for batch, raw in zip(batches, read(images, batches), strict=True):
-                inputs = data.augment(data.normalise(raw), generator)
-                loss = functional.cross_entropy(model(inputs.to(device)), labels[batch].to(device))
+            batches = torch.randperm(n, generator=generator).tensor_split(steps)
+            for batch, raw in zip(batches, read(inputs, batches), strict=True):
+                x = data.augment(data.normalise(raw), generator)
+                output = call(model, to(x, device), half)
+                loss = task.cost(output, to(rows_of(labels, batch), device))
                 if not loss.isfinite():
-                    raise FloatingPointError(f"the loss is {loss.item()} in epoch {epoch}")
+                    raise FloatingPointError(
+                        f"the loss is {loss.item()} in epoch {epoch}: lower lr, or see whether "
+                        "inputs and labels are finite, and real numbers of about 1"
+                    )
                 optimiser.zero_grad()
                 torch.autograd.backward(loss)
                 optimiser.step()
                 schedule.step()
             epoch += 1
-            if report:
-                pruned = bool(report(epoch, accuracy(model, data, data.val)))
+            if not (report or patience):
+                continue
+            value = score(model, data, data.val, half=half)
+            pruned = bool(report and report(epoch, value))
+            if best is None or (value > best[0] if task.maximize else value < best[0]):
+                best = value, epoch, copy.deepcopy(model.state_dict()) if patience else {}
+            elif patience and epoch - best[1] >= patience:
+                break
+        if best and patience:
+            model.load_state_dict(best[2])
         if checkpoint and epoch < epochs:
-            _save(checkpoint, epoch, generator, model, optimiser, schedule)
-        value, test = (accuracy(model, data, part) for part in (data.val, data.test))
+            save_checkpoint(checkpoint, epoch, generator, model, optimiser, schedule)
+        value, test = (score(model, data, part, half=half) for part in (data.val, data.test))
     return {
         "value": value,
         "report": test,
@@ -112,15 +138,15 @@ def train(
     }
 
 
-def _save(file: Path, epoch: int, generator: torch.Generator, *parts: Any) -> None:
+def save_checkpoint(file: Path, epoch: int, generator: torch.Generator, *parts: Any) -> None:
     """All that an epoch depends on: weights, optimiser, schedule, random states."""
     states = [part.state_dict() for part in parts]
     random = [generator.get_state(), torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
     torch.save({"epoch": epoch, "states": states, "random": random}, file)
 
 
-def _load(file: Path, generator: torch.Generator, *parts: Any) -> int:
-    """Go on from what `_save` has kept; the epoch."""
+def load_checkpoint(file: Path, generator: torch.Generator, *parts: Any) -> int:
+    """Go on from what `save_checkpoint` has kept; the epoch."""
     kept = torch.load(file, map_location="cpu", weights_only=True)
     for part, state in zip(parts, kept["states"], strict=True):
         part.load_state_dict(state)
@@ -144,17 +170,23 @@ def fixed_threads(n: int) -> Iterator[None]:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, data: Images, part: Part, limit: int | None = None) -> float:
-    """The share of `part` (at most its first `limit`) that the model classifies right, in %."""
+def score(
+    model: nn.Module, data: Images, part: Part, limit: int | None = None, half: bool = False
+) -> float:
+    """The metric of the data's task on `part` (at most its first `limit`): of classes the accuracy,
+    in %. half: in bfloat16. NasplugError if it is not finite."""
     device = next(model.parameters()).device
     model.eval()
-    images, labels = part[0], part[1][:limit]
-    right = torch.zeros((), dtype=torch.int64, device=labels.device)
-    batches = torch.split(torch.arange(len(labels), device=labels.device), 500)
-    for rows, raw in zip(batches, read(images, batches), strict=True):
-        logits = model(data.normalise(raw.to(data.mean.device)).to(device))
-        right += (logits.argmax(1).to(labels.device) == labels[rows]).sum()
-    return 100 * right.item() / len(labels)
+    inputs, labels = part[0], rows_of(part[1], slice(limit))
+    kept = []
+    rows = torch.arange(count_of(labels), device=tree_leaves(labels)[0].device)
+    for raw in read(inputs, torch.split(rows, 500)):
+        x = to(data.normalise(to(raw, data.mean.device)), device)
+        kept.append(data.task.metric.kept(call(model, x, half)))
+    value = data.task.score(kept, labels)
+    if not math.isfinite(value):
+        raise NasplugError(f"metric {data.task.metric.name} is {value}")
+    return value
 
 
 @torch.no_grad()
@@ -172,10 +204,10 @@ def recalibrate(model: nn.Module, data: Images, batches: int = 20, batch: int = 
         norm.running_var = torch.ones(norm.num_features, device=device)
         norm.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=device)
     model.train()
-    images, labels = data.train
-    rows = torch.split(torch.arange(len(labels), device=labels.device), batch)[:batches]
-    for raw in read(images, rows):
-        model(data.normalise(raw.to(data.mean.device)).to(device))
+    inputs, labels = data.train
+    rows = torch.arange(count_of(labels), device=tree_leaves(labels)[0].device)
+    for raw in read(inputs, torch.split(rows, batch)[:batches]):
+        call(model, to(data.normalise(to(raw, data.mean.device)), device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return model.eval()

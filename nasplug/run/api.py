@@ -26,10 +26,12 @@ from nasplug.kernel.space import Space
 from nasplug.kernel.subspace import Region, Subspace, load
 from nasplug.kernel.tree import jsonable, map_leaves
 from nasplug.run import report as reports
+from nasplug.run import weights
 from nasplug.run.constraints import Constraints
 from nasplug.run.directory import RunDirectory, environment, free_directory
 from nasplug.run.imported import imported, loaded
 from nasplug.run.init import Init
+from nasplug.run.latency import Given, Latency, table
 from nasplug.run.parallel import Parallel, Workers
 from nasplug.run.progress import bar
 from nasplug.run.replay import Replay
@@ -46,6 +48,9 @@ def search(
     model: Callable[[], Any] | str | None = None,
     evaluate: Callable[..., Any] | None = None,
     data: Any = None,
+    loss: Any = None,
+    metric: Any = None,
+    optimizer: Any = None,
     direction: Literal["maximize", "minimize"] = "maximize",
     evaluator: str | None = None,
     reward: str | None = None,
@@ -57,6 +62,7 @@ def search(
     constraints: Sequence[str] = (),
     objectives: Sequence[str] = (),
     scalarise: Literal["chebyshev", "linear", "pareto"] | None = None,
+    latency: Given | None = None,
     init: Any = None,
     max_cost: float | None = None,
     max_seconds: float | None = None,
@@ -81,8 +87,14 @@ def search(
     data: what to train on, a torch Dataset of (image, label) pairs, arrays (inputs, labels), or a
         pair of those for training and validation; methods that train a supernet train it on them,
         the others train archs one by one (``evaluator="train:epochs=20,seeds=3,lr=0.05"``).
+    loss, metric, optimizer: what is learned of `data`, where it is not cross-entropy and accuracy
+        for whole numbers or the squared error and R² for real ones: a function of (output, labels)
+        or a torch module, or "balanced"; a function of (outputs, labels) whose `direction` is up,
+        or one of "accuracy", "balanced_accuracy", "r2", "rmse", "mae" and "loss"; a function that
+        makes a torch optimizer of parameters (docs/own-model.md).
     model: in place of a space your own network with its choices marked in place, as
-        `nasplug.space_of` takes it. It and `data` may also be names, ``"mypkg.models:Net"``.
+        `nasplug.space_of` takes it. It, `data` and the three of above may also be names,
+        ``"mypkg.models:Net"``.
     fidelity: (low, high), between which an arch may be scored by methods such as "hyperband": the
         epochs of training, or whatever an `evaluate` function that takes the trial makes of
         ``trial.fidelity`` and ``trial.checkpoint`` (docs/fidelity.md). Other methods score at the
@@ -94,12 +106,16 @@ def search(
         which problem or space, if nothing else does.
     isomorphs: whether isomorphic archs (of the same `canonical` form) are "shared", so that one of
         them is scored for all, or "apart", the default where a table knows them apart.
-    constraints: such as ``["flops<=300e6"]``. Archs that are known to break one are not proposed;
-        those that a score tells of are never selected.
-    objectives: several things to search for, the reward, metrics, params or flops, with a minus
-        what shall be small: ``["val_acc", "-latency"]``. The selection has a `front` then, and its
-        best is the front's knee. A method sees one number per trial, by `scalarise`: "chebyshev" or
-        "linear" with weights drawn every ten trials, or "pareto", by dominance, where it can.
+    constraints: such as ``["flops<=300e6", "latency<=5ms"]``. Archs that are known to break
+        one are not proposed; those that a score tells of are never selected.
+    objectives: several things to search for, the reward, metrics, params, flops or latency, with a
+        minus what shall be small: ``["val_acc", "-latency"]``. The selection has a `front` then,
+        and its best is the front's knee. A method sees one number per trial, by `scalarise`:
+        "chebyshev" or "linear" with weights drawn every ten trials, or "pareto", by dominance,
+        where it can.
+    latency: the file of a table (``nasplug latency-table``), of this device or of another, by which
+        `latency` is known of an arch before it is scored. Without one it is what the evaluator
+        tells, or measured on this machine of each arch that is scored, in ms.
     init: what is tried first, in the place of the method's first archs: archs, a file with one per
         line, the directory of a finished run, for what that selected; or an evaluator such as
         "proxy:naswot", for the 10 best by it of 100 random archs.
@@ -139,12 +155,13 @@ def search(
     if on is None and space is None and model is None and isinstance(within, Path | str):
         on, space = searched(RunDirectory.open(within).run)
     chosen, name = find_method(method, hyperparameters)
+    own = {"data": data, "loss": loss, "metric": metric, "optimizer": optimizer}
     opened = partial(
         Problem.of,
         on,
         space=marked(model, space),
         evaluate=evaluate,
-        data=named_data(data),
+        data=posed(**own, direction=direction),
         seed=seed,
     )
     problem = opened(
@@ -156,6 +173,7 @@ def search(
     problem.reach(fidelity)
     region = shrunk(problem.space, within) if isinstance(within, Path | str) else within
     first = None if init is None else Init(init, opened)
+    options["latency"] = None if latency is None else table(problem.space, latency).content
     run = make_search(problem, chosen, name, within=region, init=first, plugins=plugins, **options)
     prune = {True: "median", False: None}[prune] if isinstance(prune, bool) else prune
     add_pruner(run, prune)
@@ -171,7 +189,7 @@ def search(
                 "problem": on,
                 "space": _space_written(problem.space),
                 "model": model if isinstance(model, str) else None,
-                "data": data if isinstance(data, str) else data is not None,
+                **{name: x if isinstance(x, str) else x is not None for name, x in own.items()},
                 "direction": direction,
                 "evaluator": evaluator,
                 "reward": reward,
@@ -183,6 +201,8 @@ def search(
                     "maximize": run.problem.maximize,
                     "reward": run.problem.reward,
                     "report": run.problem.report,
+                    "apart": run.problem.apart,
+                    "fidelity": run.problem.fidelity,
                 },
                 "within": isinstance(region, Subspace),
                 "init": first and first.name,
@@ -208,6 +228,9 @@ def resume(
     model: Callable[[], Any] | str | None = None,
     evaluate: Callable[..., Any] | None = None,
     data: Any = None,
+    loss: Any = None,
+    metric: Any = None,
+    optimizer: Any = None,
     prune: Any = None,
     workers: int | str | Executor | None = None,
     progress: bool | None = None,
@@ -216,8 +239,9 @@ def resume(
 ) -> Selection:
     """Continue an interrupted search: the same trials as if it had never been interrupted.
 
-    What cannot be written down (a method object, `evaluate`, `data`, `model`, a Space of your own,
-    a pruner or an executor, and `sources` of the method) has to be given again; other `workers`
+    What cannot be written down (a method object, `evaluate`, `data` and what is learned of them,
+    `model`, a Space of your own, a pruner or an executor, and `sources` of the method) has to be
+    given again; other `workers`
     score the same trials. An asynchronous search goes on from all that was scored. Resuming a
     finished run replays it and returns its selection. NasplugError if another process searches it.
     """
@@ -228,11 +252,14 @@ def resume(
             f"{run_dir} scored archs with a function of yours: "
             "nasplug.resume(run_dir, evaluate=function)"
         )
-    data = run["data"] if data is None and isinstance(run["data"], str) else data
-    if run["data"] and data is None:
-        raise NasplugError(
-            f"{run_dir} trained on data of yours: nasplug.resume(run_dir, data=data)"
-        )
+    own = {"data": data, "loss": loss, "metric": metric, "optimizer": optimizer}
+    for name, given in own.items():
+        written = run.get(name)
+        own[name] = written if given is None and isinstance(written, str) else given
+        if written and own[name] is None:
+            raise NasplugError(
+                f"{run_dir} trained with {name} of yours: nasplug.resume(run_dir, {name}={name})"
+            )
     workers = run["workers"] if workers is None else workers
     prune = run["prune"] if prune is None else prune
     for name, given, what in (("workers", workers, "executor"), ("prune", prune, "pruner")):
@@ -251,7 +278,8 @@ def resume(
         chosen, name = find_method(method, sources)
     on, space = searched(run, marked(model, space))
     problem = Problem.of(
-        on, space=space, evaluate=evaluate, data=named_data(data), direction=run["direction"],
+        on, space=space, evaluate=evaluate, data=posed(**own, direction=run["direction"]),
+        direction=run["direction"],
         evaluator=run["evaluator"], reward=run["reward"], report=run["report"],
         seed=run["options"]["seed"], scores_itself=hasattr(chosen, "evaluate"),
     )  # fmt: skip
@@ -302,13 +330,14 @@ def make_search(
     constraints: Sequence[str] = (),
     objectives: Sequence[str] = (),
     scalarise: Any = None,
+    latency: Given | None = None,
     **options: Any,
 ) -> Search:
     """A search of the kernel, kept to constraints, with its first archs, after one objective or
     several."""
     if not isinstance(plugins, list | tuple):
         raise NasplugError(f"plugins is a list of objects with hooks, got {plugins!r}")
-    own: list[Any] = [Constraints(constraints)]
+    own: list[Any] = [Latency(latency), Constraints(constraints)]
     if objectives:
         own.append(_late("objectives", "Objectives")(objectives, scalarise))
     elif scalarise is not None:
@@ -354,6 +383,7 @@ def _run(
         with bar(search, progress), traced(search):
             selection = search.run()
         if directory is not None:
+            weights.keep(selection, directory.path)
             with suppress(OSError):  # it has something in it, or there is none
                 search.checkpoints.rmdir()
             end |= {
@@ -459,18 +489,46 @@ def marked(model: Callable[[], Any] | str | None, space: Space | None = None) ->
     return found
 
 
-def named_data(data: Any) -> Any:
-    """What data names as MODULE:NAME; any other as it is."""
-    return loaded(data) if isinstance(data, str) and ":" in data else data
+def described(
+    *, space: Space | None, model: Callable[[], Any] | str | None, data: Any, loss: Any,
+    metric: Any, optimizer: Any, direction: str, **rest: Any,
+) -> Problem:  # fmt: skip
+    """`Problem.of`, where a model and data may be there, and by name."""
+    data = posed(data, loss, metric, optimizer, direction)
+    return Problem.of(space=marked(model, space), data=data, direction=direction, **rest)
+
+
+def posed(data: Any, loss: Any, metric: Any, optimizer: Any, direction: str) -> Any:
+    """Data, by name or as they are; with what is to be learned of them, if that is said, a
+    `nasplug.nn.Given`."""
+    own = {"loss": loss, "metric": metric, "optimizer": optimizer}
+    if data is None:
+        for name, given in own.items():
+            if given is not None:
+                raise NasplugError(f"{name}= is about data=, on which networks are trained")
+        return None
+    named = {
+        name: imported(given) if isinstance(given, str) and ":" in given else given
+        for name, given in own.items()
+    }
+    data = loaded(data) if isinstance(data, str) and ":" in data else data
+    if direction == "maximize" and not any(given is not None for given in own.values()):
+        return data
+    try:
+        given = import_module("nasplug.nn.data").Given
+    except ImportError as error:
+        raise lacking("data", error) from None
+    return given(data, **named, maximize=direction == "maximize")
 
 
 def _space_written(space: Space) -> dict[str, Any]:
     """A space for run.json: by its name, the data whose sizes it has and a fingerprint; a plain
-    one by its decisions as well, if JSON gives them back as they are."""
+    one by its decisions as well, if JSON gives them back as they are; one for an example of the
+    data by its shape and type."""
     plain = type(space) is Space and all(_same_in_json(list(c)) for c in space.decisions.values())
     return {
         "name": space.name, "data": getattr(space, "data", ""), "fingerprint": space.fingerprint,
-        "decisions": space.decisions if plain else None,
+        "decisions": space.decisions if plain else None, "inputs": getattr(space, "inputs", None),
     }  # fmt: skip
 
 
@@ -502,8 +560,8 @@ def searched(run: Mapping[str, Any], given: Space | None = None) -> tuple[str | 
         if found.fingerprint == written["fingerprint"]:
             return None, found
     raise NasplugError(
-        f"{written['name']} is a space of yours, which has to be given again, as in "
-        "nasplug.resume(run_dir, space=space)"
+        f"{written['name']} is a space of yours, which has to be given again: space=space, or "
+        "model=Net for a network of yours"
     )
 
 

@@ -14,6 +14,8 @@ from nasplug.kernel.search import Search
 from nasplug.kernel.space import Archs, Seed, Space, try_draws
 from nasplug.kernel.subspace import Region, Subspace
 from nasplug.kernel.trial import State, Trials
+from nasplug.run.latency import LATENCY, note
+from nasplug.spaces.latency import UNITS
 
 KNOWN = ("params", "flops")  # of an arch before it is scored, where the space knows them
 MOST = 65_536  # archs drawn at a time to find feasible ones
@@ -23,12 +25,17 @@ OPERATORS = {"<=": np.less_equal, "<": np.less, ">=": np.greater_equal, ">": np.
 
 
 class Constraint:
-    """A limit such as ``flops <= 300e6``: on ``params``, ``flops`` or a metric of the trials."""
+    """A limit such as ``flops <= 300e6``: on ``params``, ``flops``, ``latency <= 5ms`` or a metric
+    of the trials."""
 
-    known = False  # whether the space of the search tells it of an arch before it is scored
+    known = False  # whether an arch's value is known before it is scored
+    fix = ""  # how it would be
+    latency: Any = None  # what tells it, as `nasplug.run.latency` has it
 
     def __init__(self, text: str) -> None:
-        match = re.fullmatch(r"\s*([\w@/.-]+?)\s*(<=|>=|<|>)\s*([-+\d.eE]+)\s*", str(text))
+        match = re.fullmatch(
+            r"\s*([\w@/.-]+?)\s*(<=|>=|<|>)\s*([-+\d.eE]+)\s*([a-z]*)\s*", str(text)
+        )
         try:
             self.limit = float(match[3]) if match else np.nan
         except ValueError:
@@ -37,7 +44,21 @@ class Constraint:
             raise NasplugError(
                 f"a constraint reads NAME <= NUMBER, such as flops<=300e6; got {text!r}"
             )
-        self.name, self.operator = match[1], match[2]
+        self.name, self.operator, self.unit = match[1], match[2], match[4]
+
+    def setup(self, search: Search) -> None:
+        """Learn what tells its values, and take the limit in their unit."""
+        if self.name == LATENCY:
+            self.latency, self.fix = search.latency, "; a table tells it, latency='table.json'"
+            if self.unit:
+                if self.unit not in UNITS:
+                    raise unknown("unit of time", self.unit, UNITS, f"in {self}")
+                own = {} if self.latency.known else getattr(search.problem.evaluator, "units", {})
+                unit = own.get(LATENCY, "ms")
+                self.limit, self.unit = self.limit * UNITS[self.unit] / UNITS[unit], unit
+        elif self.unit:
+            raise NasplugError(f"{self}: {self.name} has no unit, {self.name}{self.operator}1e6")
+        self.known = self.told_by(search.space)
 
     def holds(self, trials: Trials, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
         """Which of these rows keep to it; one without a value, such as a failed one, breaks none.
@@ -48,6 +69,8 @@ class Constraint:
         complete = trials.states[rows] == State.COMPLETE
         if complete.any():
             at = rows[complete]
+            if self.name == LATENCY:
+                note(trials, at, self.latency)
             column = trials.metrics.get(self.name)
             if column is None and self.name not in KNOWN:
                 raise unknown("constraint on", self.name, {*KNOWN, *trials.metrics})
@@ -59,21 +82,42 @@ class Constraint:
         return good
 
     def told_by(self, space: Space) -> bool:
-        """Whether it is on what the space tells of an arch before it is scored."""
+        """Whether it is on what is known of an arch before it is scored."""
+        if self.latency is not None:
+            return bool(self.latency.known)
         try:
             return self.name in KNOWN and bool(len(self.allows(space, space.sample(1, 0))))
         except NasplugError:
             return False
 
     def allows(self, space: Space, archs: Archs) -> npt.NDArray[np.bool_]:
-        """(n, d) -> (n,): which archs keep to it, by what the space tells of them."""
-        return self.compare(getattr(space, self.name)(archs))
+        """(n, d) -> (n,): which archs keep to it, by what is known of them."""
+        return self.compare(self.values(space, archs))
+
+    def values(self, space: Space, archs: Archs) -> npt.NDArray[Any]:
+        """(n, d) -> (n,): what is known of some archs."""
+        tell = getattr(space, self.name) if self.latency is None else self.latency
+        return np.asarray(tell(archs))
+
+    def of(self, trials: Trials) -> npt.NDArray[Any]:
+        """(n,) the values of some trials, NaN where unknown."""
+        if self.name in trials.metrics:
+            return trials.metrics[self.name]
+        return self.values(trials.space, trials.archs)
+
+    def nearest(self, values: npt.NDArray[Any]) -> str:
+        """In words: of some values the one that comes nearest to keeping to it."""
+        lowest = self.operator.startswith("<")
+        found = np.nanmin(values) if lowest else np.nanmax(values)
+        return (
+            f"the {'lowest' if lowest else 'highest'} {self.name} found is {found:.4g}{self.unit}"
+        )
 
     def compare(self, column: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         return np.asarray(OPERATORS[self.operator](column, self.limit))
 
     def __str__(self) -> str:
-        return f"{self.name}{self.operator}{self.limit:g}"
+        return f"{self.name}{self.operator}{self.limit:g}{self.unit}"
 
 
 class Constraints:
@@ -88,7 +132,7 @@ class Constraints:
     def setup(self, search: Search) -> None:
         search.constraints = self.constraints
         for one in self.constraints:
-            one.known = one.told_by(search.space)
+            one.setup(search)
         if known := [one for one in self.constraints if one.known]:
             search.region = Feasible(search.region, known)
             search.region.sample(1, 0)  # or an error, before anything is written
@@ -130,7 +174,10 @@ class Feasible(Subspace):
             found, size = np.concatenate([found, feasible]), min(2 * size, MOST)
             vain = 0 if len(feasible) else vain + 1
             if vain == VAIN:
-                raise NasplugError(f"nothing was found in {self.describe()}: loosen constraints")
+                told = [one.nearest(one.values(self.space, drawn)) for one in self.constraints]
+                raise NasplugError(
+                    f"nothing was found in {self.describe()}: {', '.join(told)}; loosen constraints"
+                )
         return found[:n]
 
     def mutate(self, archs: Archs, seed: Seed = None, distance: int = 1) -> Archs:

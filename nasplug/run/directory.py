@@ -42,18 +42,22 @@ NONE, NUMBER = type(None), (int, float)
 RUN: Schema = {
     "format": (int,), "nasplug": (str,), "key": (str,),
     "method": (str,), "hyperparameters": (dict,), "problem": (str, NONE),
-    "space": {"name": (str,), "data": (str,), "fingerprint": (str,), "decisions": (dict, NONE)},
+    "space": {
+        "name": (str,), "data": (str,), "fingerprint": (str,), "decisions": (dict, NONE),
+        "inputs": (dict, NONE),
+    },
     "model": (str, NONE), "data": (bool, str), "direction": (str,),
     "evaluator": (str, NONE), "reward": (str, NONE), "report": (str, NONE),
     "scores": {
         "problem": (str,), "evaluator": (str,), "maximize": (bool,), "reward": (str,),
-        "report": (str,),
+        "report": (str,), "apart": (bool,), "fidelity": (list, NONE),
     },
     "fidelity": (list, NONE), "init": (str, NONE), "first": (list, NONE), "within": (bool,),
     "prune": (str, NONE), "workers": (str, NONE), "retries": (int,), "tracking": (bool,),
     "options": {
         "budget": NUMBER, "seed": (int,), "repeats": (str,), "isomorphs": (str, NONE),
         "constraints": (list,), "objectives": (list,), "scalarise": (str, NONE),
+        "latency": (dict, NONE),
         "max_cost": (*NUMBER, NONE), "max_seconds": (*NUMBER, NONE),
         "at_once": (int,), "asynchronous": (bool,),
     },

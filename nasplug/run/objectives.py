@@ -17,6 +17,7 @@ from nasplug.errors import NasplugError, unknown
 from nasplug.kernel.search import Search
 from nasplug.kernel.trial import State, Trial, Trials
 from nasplug.run.constraints import KNOWN
+from nasplug.run.latency import LATENCY, note
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
@@ -93,6 +94,8 @@ class Objectives:
                 column = trials.metric(name)
                 missing = rows[np.isnan(column[rows])]
                 column[missing] = getattr(trials.space, name)(trials.archs[missing])
+            elif name == LATENCY:
+                note(trials, rows, self.search.latency)
             elif name not in trials.metrics:
                 known = {self.search.problem.reward, *KNOWN, *trials.metrics}
                 raise unknown("objective", name, known)

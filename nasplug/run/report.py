@@ -1,4 +1,5 @@
-"""What a search leaves for people: selection.json, trials.csv, subspace.npz and the pictures."""
+"""What a search leaves: selection.json, trials.csv and the pictures for people, selection.npz and
+subspace.npz for `nasplug.load`."""
 
 from __future__ import annotations
 
@@ -34,6 +35,8 @@ def write(selection: Selection, path: Path, known: str = "") -> str:
     """All of it, into the run directory; the digest of trials.csv. One whose digest is `known` has
     all trials, and stays. Pictures need matplotlib, and are left out without."""
     write_json(path / "selection.json", summary(selection))
+    with replacing(path / "selection.npz") as file:
+        np.savez(file, archs=selection.archs)
     trials = path / "trials.csv"
     if not known or known != _digest(trials):
         write_csv(trials, _trial_rows(selection))
@@ -123,6 +126,8 @@ def table(selection: Selection, n: int = 5) -> list[dict[str, Any]]:
             reward: _number(trial.value),
             report: _number(trial.report_value),
         }
+        if "latency" in search.trials.metrics:
+            row["latency"] = _number(trial.metrics.get("latency", math.nan))
         for name in ("params", "flops"):
             row[name] = _number(trial.metrics.get(name, math.nan)) or _size(trial, name)
         rows.append({**row, "arch": str(trial)})

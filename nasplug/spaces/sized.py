@@ -79,11 +79,18 @@ class Sized(Costed):
 
     def suited(self, example: Any, classes: int) -> Self:
         """The same space with networks for images like these, which have to be square."""
-        channels, *sides = example.shape[1:]
-        if len(sides) != 2:
+        shape: tuple[int, ...] = tuple(getattr(example, "shape", ()))[1:]
+        if len(shape) != 3:
             raise NasplugError(
                 f"networks of {self.name} take (channels, height, width) images, got "
-                f"{tuple(example.shape[1:])}"
+                f"{shape or f'a {type(example).__name__} of inputs'}: a network of your own "
+                "takes anything, nasplug.space_of(Net)"
+            )
+        channels, *sides = shape
+        if not classes:
+            raise NasplugError(
+                f"networks of {self.name} give one vector for each image, so that labels are "
+                "classes or numbers, not several tensors"
             )
         if sides[0] != sides[1]:
             raise NasplugError(

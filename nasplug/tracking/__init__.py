@@ -30,6 +30,7 @@ from nasplug.run.secrets import redacted, scrubbed
 AT_EXIT = 30.0  # seconds that a finished Python process waits for what is still being sent
 STALLED = 4.0  # seconds without anything sent after which neither it nor a command waits longer
 POLL = 0.05
+RETRAINING = "retrain.json"
 UI_PAGE = "/#/experiments?workflowType=machine_learning"  # else MLflow opens on its LLM pages
 
 # A server that is away must cost seconds, not the minutes of MLflow's own retries.
@@ -110,7 +111,7 @@ def sync(run_dir: Path | str, to: str | None = None) -> dict[str, Any]:
     directory is sent with all its searches; its trials are those.
     """
     path = Path(run_dir).absolute()
-    if not is_study(path):
+    if not (is_study(path) or is_retraining(path)):
         RunDirectory.open(run_dir)
     if not _installed():
         raise NasplugError("MLflow is not installed: pip install nasplug[tracking]")
@@ -206,6 +207,11 @@ def artifact_folder(uri: str) -> Path | None:
 def is_study(path: Path) -> bool:
     """Whether it is the directory of a study (see nasplug.tuning), not of one search."""
     return (path / "study.json").exists()
+
+
+def is_retraining(path: Path) -> bool:
+    """Whether it is the folder of a retraining, in that of its search."""
+    return (path / RETRAINING).exists()
 
 
 def read_lines(file: Path, offset: int = 0) -> list[tuple[dict[str, Any], int]]:

@@ -11,10 +11,11 @@ import sys
 import threading
 import time
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nasplug.tracking import is_study
+from nasplug.tracking import is_retraining, is_study
 
 if TYPE_CHECKING:
     from nasplug.tracking.sender import Sender
@@ -39,7 +40,7 @@ def main() -> None:
             order = json.loads(orders.get())
             path = Path(order["run_dir"])
             if all(sender.path != path for sender in senders):
-                senders.append(_senders()[is_study(path)](path, order["uri"]))
+                senders.append(_sender(path)(path, order["uri"]))
         progress = [sender.advance(alone) for sender in senders]
         for sender in senders:
             if sender.done:
@@ -52,16 +53,19 @@ def main() -> None:
             time.sleep(POLL if senders else IDLE)
 
 
-@cache
-def _senders() -> tuple[type[Sender], type[Sender]]:
-    """Those of a search and of a study. MLflow is imported by this process alone, and as a
-    background task: after `nice`."""
-    from nasplug.tracking.sender import Sender
-    from nasplug.tracking.study import StudySender
+def _sender(path: Path) -> type[Sender]:
+    """That of a search, of a study or of a retraining."""
+    return _loaded("Study" if is_study(path) else "Retraining" if is_retraining(path) else "")
 
+
+@cache
+def _loaded(kind: str) -> type[Sender]:
+    """MLflow is imported by this process alone, and as a background task: after `nice`."""
+    module = import_module(f"nasplug.tracking.{kind.lower() or 'sender'}")
     gc.collect()
     gc.freeze()  # MLflow's modules need not be walked again and again
-    return Sender, StudySender
+    found: type[Sender] = getattr(module, f"{kind}Sender")
+    return found
 
 
 def _read(orders: queue.SimpleQueue[str]) -> None:

@@ -64,6 +64,7 @@ NOTHING_SENT: dict[str, Any] = {  # tracking.json at first
     "best": None,  # the incumbent: [number, value, report, fidelity]
     "described": False,
     "offset": 0,  # of a study: in MLflow is searches.jsonl up to here
+    "model": None,  # of a retraining: where its network is
     "ended": None,  # the status.json that MLflow has heard of
 }
 
@@ -197,10 +198,13 @@ class Sender:
             if status["state"] == "running" and time.monotonic() - self._born < FIRST:
                 return False
         start = self._when(0.0)
-        run_id = self._create(self._notes["key"], self.path.name, start, self._tags())
+        run_id = self._create(self._notes["key"], self._title(), start, self._tags())
         self._note(experiment_id=self._experiment(), run_id=run_id)
         self._verified, self._unsure = True, False
         return True
+
+    def _title(self) -> str:
+        return self.path.name
 
     def _anything(self) -> bool:
         """Whether the search has done anything."""
@@ -384,8 +388,11 @@ class Sender:
         return _connect(self.uri)
 
     def _experiment(self) -> str:
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or self._run["scores"]["problem"]
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or self._experiment_name()
         return _experiment(self.uri, name)
+
+    def _experiment_name(self) -> str:
+        return str(self._run["scores"]["problem"])
 
     def _note(self, **changes: Any) -> None:
         self._notes.update(changes)

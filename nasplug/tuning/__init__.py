@@ -75,8 +75,12 @@ def tune(
     workers: int = 1,
     seed: int = 0,
     space: Space | None = None,
+    model: Callable[[], Any] | str | None = None,
     evaluate: Callable[..., Any] | None = None,
     data: Any = None,
+    loss: Any = None,
+    metric: Any = None,
+    optimizer: Any = None,
     direction: Literal["maximize", "minimize"] = "maximize",
     evaluator: str | None = None,
     reward: str | None = None,
@@ -91,10 +95,11 @@ def tune(
 ) -> Study:
     """Find good hyperparameters of a method: an Optuna study.
 
-    A trial searches `on` (or a `space` with `evaluate` or `data`, as `nasplug.search` does, with
-    its `direction`, `evaluator`, `reward`, `report`, `fidelity`, `within` and `constraints`) once
-    for each of the same `seeds` seeds, with `budget` trials each; its value is the mean. The first
-    trial has the method's defaults.
+    A trial searches `on` (or a `space` with `evaluate`, or a `model` or `space` with `data`, as
+    `nasplug.search` does, with its `loss`, `metric`, `optimizer`, `direction`, `evaluator`,
+    `reward`, `report`, `fidelity`, `within` and `constraints`) once for each of the same `seeds`
+    seeds, with `budget` trials each; its value is the mean. The first trial has the method's
+    defaults.
 
     params: which hyperparameters; by default all that the method declares tunable. `fixed` are
         others that are held at a value.
@@ -111,7 +116,8 @@ def tune(
         on the same study.
     trials: how many the study is to have in all; of one that has them, nothing is searched.
     workers: processes. A script that asks for several keeps its own work under
-        ``if __name__ == "__main__"``, since they import it.
+        ``if __name__ == "__main__"``, since they import it; `model`, `data` and what is learned of
+        them reach them by name, ``"mypkg.models:Net"``, or pickled.
     out: the study directory, by default a new one under ``runs/``; an existing one is
         continued. best.json in it is for ``nasplug run --config``.
 
@@ -147,8 +153,9 @@ def tune(
             f"hyperparameters; got {method!r}"
         )
     description = {
-        "on": on, "space": space, "evaluate": evaluate, "data": data, "direction": direction,
-        "evaluator": evaluator, "reward": reward, "report": report,
+        "on": on, "space": space, "model": model, "evaluate": evaluate, "data": data, "loss": loss,
+        "metric": metric, "optimizer": optimizer, "direction": direction, "evaluator": evaluator,
+        "reward": reward, "report": report,
     }  # fmt: skip
     search = {"budget": budget, "within": within, "constraints": list(constraints)}
     searches = np.random.SeedSequence(seed).generate_state(seeds).tolist()

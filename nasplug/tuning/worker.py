@@ -20,7 +20,7 @@ from nasplug.kernel.problem import Problem
 from nasplug.kernel.registry import registry
 from nasplug.kernel.search import Search
 from nasplug.kernel.space import Space
-from nasplug.run.api import make_search, name_of, shrunk
+from nasplug.run.api import described, make_search, name_of, shrunk
 from nasplug.run.by_name import by_name
 from nasplug.tuning.searches import Record, Searches, describe
 from nasplug.tuning.space import HyperparameterSpace, narrowed
@@ -46,7 +46,7 @@ class Task:
     """What is tuned, and how it is measured; every worker of the study holds the same."""
 
     method: str | type[Method]
-    problem: Mapping[str, Any]  # what `Problem.of` is told
+    problem: Mapping[str, Any]  # what `described` is told
     search: Mapping[str, Any]  # what `Search` is told: the budget ...
     params: Sequence[str] | None
     fixed: Mapping[str, Any]
@@ -81,7 +81,7 @@ class Task:
 
     def make_problem(self, seed: int) -> Problem:
         scores_itself = hasattr(self.method_class, "evaluate")
-        problem = Problem.of(**self.problem, seed=seed, scores_itself=scores_itself)
+        problem = described(**self.problem, seed=seed, scores_itself=scores_itself)
         problem.reach(self.fidelity)
         return problem
 

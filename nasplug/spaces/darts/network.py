@@ -130,6 +130,11 @@ class Cell(nn.Module):
             {str(e): edge(op, c, 1 + (reduces and EDGES[e][1] < INPUTS)) for e, op in edges.items()}
         )
 
+    @property
+    def branches(self) -> list[nn.Module]:
+        """What drop-path may drop."""
+        return [op for op in self.edges.values() if not isinstance(op, nn.Identity)]
+
     def forward(self, before: Tensor, last: Tensor) -> Tensor:
         nodes = [self.before(before), self.last(last)]
         for first, target in zip(FIRST, NODES, strict=True):
@@ -157,6 +162,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         c, layers = space.sizes["C"], space.sizes["layers"]
+        self.side = space.sizes["resolution"] // 4  # of an image after both reductions
         before = last = space.STEM * c
         self.stem = nn.Sequential(
             nn.Conv2d(space.sizes["channels"], last, 3, padding=1, bias=False),
@@ -171,6 +177,20 @@ class Network(nn.Module):
             before, last, halved = last, len(NODES) * c, reduces
         self.cells = nn.ModuleList(cells)
         self.classifier = nn.Linear(last, space.sizes["classes"])
+
+    def auxiliary(self) -> tuple[nn.Module, nn.Module]:
+        """The cell whose output an auxiliary head takes while the network is trained: the second
+        reduction; and a new head, (b, c, h, w) -> (b, classes)."""
+        c = self.classifier.in_features
+        # DARTS's 8x8 images are pooled to 2x2 in windows of 5; others to 2x2 as well.
+        pool = nn.AvgPool2d(5, 3) if self.side == 8 else nn.AdaptiveAvgPool2d(2)
+        head = nn.Sequential(
+            nn.ReLU(), pool,
+            nn.Conv2d(c, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU(),
+            nn.Conv2d(128, 768, 2, bias=False), nn.BatchNorm2d(768), nn.ReLU(),
+            nn.Flatten(), nn.Linear(768, self.classifier.out_features),
+        )  # fmt: skip
+        return self.cells[2 * len(self.cells) // 3], head
 
     def forward(self, x: Tensor) -> Tensor:
         before = last = self.stem(x)

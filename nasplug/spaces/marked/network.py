@@ -16,6 +16,7 @@ from nasplug.kernel.subspace import Mask, Region
 from nasplug.nn.choices import Options, Sharing, taken_weights
 from nasplug.nn.mixed import Bools, Zero, batch_statistics
 from nasplug.nn.supernet import Floats, Supernet
+from nasplug.nn.task import call, rows_of, to
 from nasplug.nn.training import initialise
 from nasplug.spaces.marked.space import Marked
 
@@ -124,8 +125,8 @@ class MarkedSupernet(Supernet):
         self.mix(None, self.chosen(arch[None])[0])
         training = self.training
         assert self.space.example is not None
-        x = self.space.example[:2]
-        self.eval()(x.to(next(self.parameters()).device))
+        x = rows_of(self.space.example, slice(2))
+        call(self.eval(), to(x, next(self.parameters()).device))
         self.train(training)
         for handle in handles:
             handle.remove()

@@ -11,31 +11,33 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils._pytree import tree_leaves, tree_map
 
 from nasplug.errors import NasplugError, unknown
 from nasplug.kernel.space import Archs, Space
 from nasplug.nn.choices import Marks, Scope, Sharing, answering, scopes
+from nasplug.nn.data import layout, of_layout
+from nasplug.nn.profile import Counter
+from nasplug.nn.task import call, rows_of, shapes
 from nasplug.nn.training import initialise
 
 UNKNOWN = np.iinfo(np.int64).max  # the cost of a network that does not run: within no limit
 
 
 class Measured(NamedTuple):
-    """Of a network: parameters, multiply-adds of one input, and the shape of its output."""
+    """Of a network: parameters, and multiply-adds of one input."""
 
     params: int
     flops: int
-    output: tuple[int, ...]
 
 
 class Marked(Space):
     """A space of networks whose constructor is marked with `nasplug.nn.Choice` and the like.
 
     factory: the class of the network, or any function that builds one. example: a batch of inputs,
-    on which multiply-adds are counted, and every network is tried; without it, what a search takes
-    from its data. only: {decision: index of the option} of what is fixed.
+    a tensor, or a tuple or dict of them, on which multiply-adds are counted, and every network is
+    tried; without it, what a search takes from its data. only: {decision: index of the option} of
+    what is fixed.
 
     The constructor is run for an arch with its options taken: what it builds is as if there had
     never been any mark. It has to meet the same marks each time, as far as earlier ones are the
@@ -45,7 +47,7 @@ class Marked(Space):
     def __init__(
         self,
         factory: Callable[[], nn.Module],
-        example: Tensor | None = None,
+        example: Any = None,
         *,
         only: Mapping[str, int] | None = None,
     ) -> None:
@@ -54,13 +56,16 @@ class Marked(Space):
                 f"space_of takes the class of a network, or a function that builds one, got "
                 f"{type(factory).__name__}"
             )
-        if example is not None and not (isinstance(example, Tensor) and example.ndim > 1):
+        batches = example is None or all(
+            isinstance(x, Tensor) and x.ndim > 0 for x in tree_leaves(example)
+        )
+        if not batches or (isinstance(example, Tensor) and example.ndim < 2):
             raise NasplugError(
-                "example is one tensor, a batch of inputs such as torch.randn(2, 3, 32, 32); got "
-                f"{type(example).__name__}"
+                "example is a batch of inputs such as torch.randn(2, 3, 32, 32), or a tuple or a "
+                f"dict of such tensors; got {shapes(example)}"
             )
         self.factory, self.only = factory, dict(only or {})
-        self.example = None if example is None else example.detach().cpu()
+        self.example = None if example is None else tree_map(lambda x: x.detach().cpu(), example)
         self.base = getattr(factory, "__name__", type(factory).__name__)
         self._measured: dict[bytes, Measured | str] = {}
         options = self._find_options()
@@ -167,22 +172,26 @@ class Marked(Space):
 
     def suited(self, example: Any, classes: int) -> Self:
         """This space, with this example if it had none; NasplugError if its networks take other
-        inputs, or tell too few classes apart."""
+        inputs."""
         if self.example is None:
             return type(self)(self.factory, example, only=self.only).suited(example, classes)
-        wanted, given = tuple(self.example.shape[1:]), tuple(example.shape[1:])
+        wanted, given = (shapes(tree_map(lambda x: x[0], x)) for x in (self.example, example))
         if wanted != given:
             raise NasplugError(f"{self.base} is for inputs of {wanted}, and the data have {given}")
         try:
-            output = self._any_measured.output
+            self.measure(self.runs)
         except NasplugError as error:
             raise NasplugError(f"{self.base} cannot take inputs of {given}: {error}") from None
-        if len(output) != 1 or output[0] < classes:
-            raise NasplugError(
-                f"{self.base} has an output of {output} for each input, and the data have "
-                f"{classes} classes: it must be a score for each"
-            )
         return self
+
+    @property
+    def inputs(self) -> dict[str, Any] | None:
+        """The layout of an input, if there is an example."""
+        return None if self.example is None else layout(self.example)
+
+    def with_inputs(self, inputs: Mapping[str, Any]) -> Self:
+        """The same space with an example of a layout."""
+        return type(self)(self.factory, of_layout(inputs), only=self.only)
 
     # ---- what networks cost
 
@@ -233,13 +242,16 @@ class Marked(Space):
                 "nasplug.space_of(Net, example=torch.randn(2, 3, 32, 32))"
             )
         model = initialise(lambda: self.construct(Marks(self.taken(arch))), 0)
+        for x in (*model.parameters(), *model.buffers()):
+            if x.device.type != "cpu":
+                raise NasplugError(
+                    f"networks of {self.base} have weights or buffers on {x.device}: make them on "
+                    "the CPU, from where training moves them"
+                )
         counter = Counter()  # type: ignore[no-untyped-call]
-        with torch.enable_grad(), counter:  # without gradients torch takes shortcuts, uncounted
-            output = model.eval()(self.example[:1])
-        if not isinstance(output, Tensor):
-            raise NasplugError(f"networks must give one tensor, got {type(output).__name__}")
-        params = sum(p.numel() for p in model.parameters())
-        return Measured(params, counter.flops // 2, tuple(output.shape[1:]))
+        with torch.enable_grad(), counter:
+            call(model.eval(), rows_of(self.example, slice(1)))
+        return Measured(sum(p.numel() for p in model.parameters()), counter.flops // 2)
 
     def _explained(self, arch: Archs, error: Exception) -> str:
         """Why an arch cannot run: the option in whose place most others of its decision can."""
@@ -262,13 +274,12 @@ class Marked(Space):
         return True
 
     @cached_property
-    def _any_measured(self) -> Measured:
-        """Of the first network that runs, among those one choice away from the first."""
+    def runs(self) -> Archs:
+        """(d,) the first arch whose network runs, among those one choice away from the first; the
+        first, if none does."""
         first = np.zeros(self.d, self.dtype)
-        for arch in (first, *(one for row in self.alternatives for one in row)):
-            if isinstance(found := self._look(arch), Measured):
-                return found
-        return self.measure(first)
+        archs = (first, *(one for row in self.alternatives for one in row))
+        return next((arch for arch in archs if isinstance(self._look(arch), Measured)), first)
 
     # ---- which choices matter
 
@@ -307,26 +318,11 @@ class Marked(Space):
         return found
 
 
-class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what runs meanwhile by torch's own formulas, two for a multiply-add."""
-
-    flops = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # it would import the compiler, which takes seconds
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        if formula := flop_registry.get(func._overloadpacket):
-            self.flops += formula(*args, **(kwargs or {}), out_val=output)
-        return output
-
-
-def space_of(factory: Callable[[], nn.Module], example: Tensor | None = None) -> Marked:
+def space_of(factory: Callable[[], nn.Module], example: Any = None) -> Marked:
     """The space of a network of your own, whose constructor is marked with choices.
 
-    factory: its class, or a function that builds it. example: a batch of inputs, by which
-    multiply-adds are counted; by default the data of the search are.
+    factory: its class, or a function that builds it. example: a batch of inputs, a tensor, or a
+    tuple or dict of them, by which multiply-adds are counted; by default the data of the search
+    are.
     """
     return Marked(factory, example)

@@ -50,6 +50,11 @@ class Cell(nn.Module):
         super().__init__()
         self.ops = nn.ModuleList(edge(op, c) for op in arch)
 
+    @property
+    def branches(self) -> list[nn.Module]:
+        """What drop-path may drop."""
+        return [op for op in self.ops if not isinstance(op, nn.Identity | Zero)]
+
     def forward(self, x: Tensor) -> Tensor:
         ops = iter(self.ops)
         nodes = [x]

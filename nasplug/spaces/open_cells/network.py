@@ -14,7 +14,7 @@ from nasplug.kernel.subspace import Layered
 from nasplug.nn.blocks import ConvBNReLU, project
 from nasplug.nn.data import Images, Part
 from nasplug.nn.mixed import Bools, MixedOp, batch_statistics, unmixed
-from nasplug.nn.training import accuracy
+from nasplug.nn.training import score
 from nasplug.spaces.open_cells.space import (
     AGGREGATIONS,
     EDGES,
@@ -179,9 +179,9 @@ class OpenSupernet(LayeredSupernet):
         self.hold(held)
         return model
 
-    def accuracy(self, arch: Archs, data: Images, part: Part, limit: int | None = None) -> float:
+    def score(self, arch: Archs, data: Images, part: Part, limit: int | None = None) -> float:
         held = self.layers
         self.restrict(arch)
-        result = accuracy(self, data, part, limit)
+        result = score(self, data, part, limit)
         self.hold(held)
         return result

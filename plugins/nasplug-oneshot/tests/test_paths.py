@@ -18,8 +18,9 @@ from nasplug.run.directory import RunDirectory
 torch = pytest.importorskip("torch")
 
 from nasplug.nn import mixed_ops  # noqa: E402
+from nasplug.spaces.latency import LatencyTable  # noqa: E402
 from nasplug.testing import method_checks  # noqa: E402
-from nasplug_oneshot.paths import Target  # noqa: E402
+from nasplug_oneshot.paths import LatencyTarget, Target  # noqa: E402
 
 TINY = ("nb201:C=2,N=1/digits", "darts:C=2,layers=3/digits", "macro:C=4/digits")
 MANUAL = nasplug.space("manual-irb").for_data("digits")
@@ -45,6 +46,7 @@ class Chain:
     """A supernet of two decisions between two choices each, beside 10 multiply-adds."""
 
     costs = np.array([[1.0, 5.0], [2.0, 3.0]])
+    fixed = 10.0
 
     @property
     def space(self):
@@ -157,6 +159,64 @@ def test_what_is_found_keeps_to_the_target(algorithm):
     result = run.run()
     assert MANUAL.flops(result.best.arch[None])[0] <= TARGET
     assert (MANUAL.flops(run.trials.archs) <= TARGET).all()
+
+
+# ---- latency, by a table
+
+
+def latencies(space):
+    """Made up, for each choice."""
+    costs = np.random.default_rng(0).random((space.d, int(space.cardinalities.max())))
+    return LatencyTable(space, costs, 0.5)
+
+
+@pytest.mark.parametrize("algorithm", ["gradient", "reinforce"])
+@pytest.mark.parametrize("on", ["manual-irb/digits", "macro:C=4/digits"])
+def test_what_is_found_keeps_to_a_latency(on, algorithm):
+    space = nasplug.problem(on, evaluator="train").space
+    table = latencies(space)
+    limit = float(np.quantile(table(space.sample(200, 0)), 0.2))
+    result = nasplug.search(
+        "proxyless", on, budget=1, latency=table, target_latency=limit, algorithm=algorithm,
+        constraints=[f"latency<={limit}ms"], tracking=False,
+    )  # fmt: skip
+    assert table(result.best.arch[None])[0] <= limit
+    method = result.search.method
+    assert result.best.metrics["expected_latency"] == pytest.approx(
+        method.target.fixed + (softmax(method) * method.target.costs).sum()
+    )
+
+
+def softmax(method):
+    return method.logits.detach().softmax(-1).double().numpy()
+
+
+def test_latencies_of_paths_add_up_to_those_of_archs():
+    """Of a supernet whose layers lack a choice where the shape changes."""
+    method = search("proxyless").method
+    table = latencies(MANUAL)
+    target = LatencyTarget(method.net, method.mask, MANUAL, 1e6, table)
+    archs = MANUAL.sample(50, 0)
+    summed = (method.net.chosen(archs) * target.costs).sum((1, 2))
+    assert target.fixed + summed == pytest.approx(table(archs))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "target_latency is kept by a table"),
+        ({"target_madds": 3e5, "latency": latencies(MANUAL)}, "not both"),
+        ({"latency": latencies(MANUAL), "target_latency": 0.1}, "target_latency=0.1 is below"),
+        (
+            {"on": TINY[1], "latency": latencies(nasplug.space(TINY[1].split("/")[0]))},
+            "whose archs leave edges out",
+        ),
+    ],
+)
+def test_a_wrong_target_latency_is_said(options, message):
+    options = {"on": "manual-irb/digits", "target_latency": 3.0, **options}
+    with pytest.raises(NasplugError, match=message):
+        nasplug.search("proxyless", budget=1, tracking=False, **options)
 
 
 # ---- spos

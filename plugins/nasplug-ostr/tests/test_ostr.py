@@ -85,9 +85,9 @@ def test_every_epoch_keeps_the_values_of_all_four():
 
 
 @pytest.mark.parametrize(
-    "options", [{"criterion": "magnitude"}, {"optimizer": "pc-darts", "on": WIDER}]
+    "options", [{"criterion": "magnitude"}, {"variant": "pc-darts", "on": WIDER}]
 )
-def test_other_criteria_and_optimizers_run(options):
+def test_other_criteria_and_variants_run(options):
     selection, _ = run(**options)
     assert 0 <= selection.best.value <= 100
 
@@ -99,7 +99,7 @@ def test_the_search_stops_when_the_arch_stays():
 
 
 def test_warmup_selects_by_magnitude_and_does_not_count_as_staying():
-    selection, method = run(budget=4, warmup=3, patience=2, optimizer="pc-darts", on=WIDER)
+    selection, method = run(budget=4, warmup=3, patience=2, variant="pc-darts", on=WIDER)
     archs = selection.search.trials.archs
     assert len(archs) == 4
     assert method.unchanged == 0

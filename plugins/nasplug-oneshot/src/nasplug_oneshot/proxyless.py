@@ -1,5 +1,5 @@
 """ProxylessNAS: "ProxylessNAS: Direct Neural Architecture Search on Target Task and Hardware" (Cai,
-Zhu and Han, ICLR 2019), with multiply-adds for the latency, as AutoSpace has it (eq. 6)."""
+Zhu and Han, ICLR 2019): the latency is a table's, or multiply-adds, as AutoSpace has it (eq. 6)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nasplug import Choice, Float, Int, Search
+from nasplug import Choice, Float, Int, NasplugError, Search
 from nasplug.nn import Batch, Floats, Mixture, Oneshot, binary_gates, draw_paths
-from nasplug_oneshot.paths import Target
+from nasplug_oneshot.paths import LatencyTarget, Target
 
 BASELINE = 0.9  # how much of it a moving average of the reward keeps
 BETAS = (0.0, 0.999)  # Adam's: without momentum, what was not drawn stays where it is
@@ -21,8 +21,8 @@ BETAS = (0.0, 0.999)  # Adam's: without momentum, what was not drawn stays where
 class Proxyless(Oneshot):
     """ProxylessNAS: one path of a supernet in memory to learn weights, two to learn them.
 
-    The result keeps to `target_madds`, if there is one. The paper's latency term is linear in it;
-    here it is two-sided, so that what is found has the target's multiply-adds.
+    The result keeps to `target_madds` or `target_latency`, if there is one. The paper's term is
+    linear in it; here it is two-sided, so that what is found costs what the target says.
     """
 
     paper = "Cai et al., ProxylessNAS: Direct NAS on Target Task and Hardware, ICLR 2019"
@@ -33,7 +33,10 @@ class Proxyless(Oneshot):
         doc="how paths are learned: through binary gates, or by the reward of one sampled path",
     )  # fmt: skip
     target_madds = Float(0.0, low=0, high=1e15, tunable=False, doc="multiply-adds; 0: no limit")
-    penalty = Float(1.0, low=0, high=1e3, doc="λ: of the expected MAdds off the target (eq. 6)")
+    target_latency = Float(
+        0.0, low=0, high=1e6, tunable=False, doc="ms, by the table that is latency=; 0: no limit"
+    )  # fmt: skip
+    penalty = Float(1.0, low=0, high=1e3, doc="λ: of the expected cost off the target (eq. 6)")
     every = Int(
         5, low=1, high=10_000, log=True, doc="steps of the weights for one step of the paths"
     )
@@ -44,15 +47,22 @@ class Proxyless(Oneshot):
 
     def start(self, search: Search) -> list[Tensor]:
         self.alpha = self.parameter(*self.mask.shape)
-        self.target = Target(self.net, self.mask, self.handed, self.target_madds)
-        self.costs = self.alpha.detach().new_tensor(self.net.costs)
+        self.target = self._find_target(search)
+        self.costs = self.alpha.detach().new_tensor(self.target.costs)
         self.baseline = float("nan")
         return [self.alpha]
+
+    def _find_target(self, search: Search) -> Target:
+        if not self.target_latency:
+            return Target(self.net, self.mask, self.handed, self.target_madds)
+        if self.target_madds:
+            raise NasplugError("one target: target_madds or target_latency, not both")
+        return LatencyTarget(self.net, self.mask, self.handed, self.target_latency, search.latency)
 
     def setup(self, search: Search) -> None:
         super().setup(search)
         self.bilevel.architecture = torch.optim.Adam([self.alpha], self.arch_lr, betas=BETAS)
-        if self.target_madds and self.algorithm == "gradient":
+        if self.target.limit and self.algorithm == "gradient":
             self.bilevel.penalty = self.off_target
 
     # ---- a step
@@ -69,9 +79,9 @@ class Proxyless(Oneshot):
         return Mixture(gates, self.drawn)
 
     def off_target(self) -> Tensor:
-        """λ |log(E[MAdds] / target)|   (AutoSpace, eq. 6)."""
-        expected = self.net.fixed + (self.logits.softmax(-1) * self.costs).sum()
-        return self.penalty * (expected / self.target_madds).log().abs()
+        """λ |log(E[cost] / target)|   (AutoSpace, eq. 6)."""
+        expected = self.target.fixed + (self.logits.softmax(-1) * self.costs).sum()
+        return self.penalty * (expected / self.target.limit).log().abs()
 
     def architecture_step(self, val: Batch, train: Batch) -> Tensor | None:
         if self.step % self.every:
@@ -96,9 +106,9 @@ class Proxyless(Oneshot):
         with torch.no_grad():
             loss = self.bilevel.loss(val, Mixture(self.alpha.new_ones(path.shape), path))
         reward = -float(loss)
-        if self.target_madds:
-            madds = self.net.fixed + float(self.net.costs[path].sum())
-            reward -= self.penalty * abs(np.log(madds / self.target_madds))
+        if self.target.limit:
+            cost = self.target.fixed + float(self.target.costs[path].sum())
+            reward -= self.penalty * abs(np.log(cost / self.target.limit))
         if np.isnan(self.baseline):
             self.baseline = reward
         log_p = self.logits.log_softmax(-1)[torch.from_numpy(path).to(self.device)].sum()
@@ -119,7 +129,11 @@ class Proxyless(Oneshot):
         p = self.logits.detach().softmax(-1).cpu().double().numpy()
         entropy = -(p * np.log(np.maximum(p, 1e-12))).sum(-1).mean()
         expected = self.net.fixed + (p * self.net.costs).sum()
-        return {"expected_madds": float(expected), "entropy": float(entropy)}
+        metrics = {"expected_madds": float(expected), "entropy": float(entropy)}
+        if self.target_latency:
+            expected = self.target.fixed + (p * self.target.costs).sum()
+            metrics["expected_latency"] = float(expected)
+        return metrics
 
     def memory(self) -> dict[str, Any]:
         return {"baseline": None if np.isnan(self.baseline) else self.baseline}

@@ -25,10 +25,10 @@ from nasplug.nn import (
     Batch,
     Mixture,
     Oneshot,
-    accuracy,
     fixed_threads,
     mixed_seed,
     recalibrate,
+    score,
 )
 from nasplug_oneshot.paths import Target
 
@@ -122,7 +122,7 @@ class SPOS(Oneshot):
         n, rng = self.population, search.rng
         random = region.sample(20 * n, rng)
         generation = [self._fresh(search, region, random)]
-        if len(search.trials):
+        if np.isfinite(search.trials.scores).any():
             best = best_trials(search.trials, self.parents)
             mothers, fathers = best[rng.integers(len(best), size=(2, 10 * n))]
             crossed = np.where(rng.random(mothers.shape) < 0.5, mothers, fathers)
@@ -149,14 +149,14 @@ class SPOS(Oneshot):
         with fixed_threads(self.threads):
             for row in candidates.waiting.tolist():
                 start = time.perf_counter()
-                accuracy = self._accuracy(candidates.archs[row])
-                candidates.tell(row, values=accuracy, costs=time.perf_counter() - start)
+                value = self._score(candidates.archs[row])
+                candidates.tell(row, values=value, costs=time.perf_counter() - start)
         return candidates
 
-    def _accuracy(self, arch: Archs) -> float:
-        """With inherited weights, and batch norms recalibrated for this arch, %."""
+    def _score(self, arch: Archs) -> float:
+        """With inherited weights, and batch norms recalibrated for this arch."""
         model = recalibrate(self.net.inherit(arch), self.images, RECALIBRATED // 250)
-        return accuracy(model, self.images, self.images.val, SCORED)
+        return score(model, self.images, self.images.val, SCORED)
 
     @hookimpl
     def select_final(self, search: Search) -> Selection:

@@ -24,7 +24,7 @@ class OStrDarts(Oneshot):
     )
 
     criterion = Choice("strength", choices=CRITERIA, doc="how operations are selected")
-    optimizer = Choice("darts", choices=("darts", "pc-darts"), doc="how the supernet is trained")
+    variant = Choice("darts", choices=("darts", "pc-darts"), doc="how the supernet is trained")
     patience = Int(
         0, low=0, high=100_000,
         doc="epochs without a change of the arch after which the search stops; 0: never",
@@ -32,7 +32,7 @@ class OStrDarts(Oneshot):
 
     @property
     def partial(self) -> int:
-        return PARTIAL if self.optimizer == "pc-darts" else 1
+        return PARTIAL if self.variant == "pc-darts" else 1
 
     def start(self, search: Search) -> list[Tensor]:
         self.alpha = self.parameter(*self.mask.shape)
