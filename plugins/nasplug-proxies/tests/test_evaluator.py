@@ -126,7 +126,11 @@ def test_a_proxy_is_never_a_default():
         (ON, "proxy:synflw", "unknown proxy 'synflw'; did you mean synflow"),
         (ON, "proxy:naswot+", "unknown proxy ''"),
         (ON, "prox:naswot", "unknown evaluator 'prox'; did you mean proxy"),
-        (ON, "train:3", "unknown option of training '3'; known: epochs, lr, seeds"),
+        (
+            ON,
+            "train:3",
+            "unknown option of training '3'; known: amp, batch, epochs, lr, patience, seeds",
+        ),
         ("graph/digits", "proxy:naswot", "graph builds no networks"),
         ("nb201/no-such-data", "proxy:naswot", "no images for 'no-such-data'"),
     ],
