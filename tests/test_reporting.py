@@ -14,7 +14,7 @@ import pytest
 
 import nasplug
 from nasplug import ArchSet, Method, Selection, Space, hookimpl
-from nasplug.run.report import _incumbents, _limits, draw_curve, summary, table, write
+from nasplug.run.report import _limits, draw_curve, incumbents, summary, table, write
 
 SPACE = Space({"width": [16, 32, 64], "act": ["relu", "gelu"], "depth": range(4)}, name="toy")
 
@@ -201,11 +201,11 @@ def test_a_methods_own_file_is_there_whole_or_not_at_all(selection, tmp_path):
     assert not list(tmp_path.glob("*.part*"))
 
 
-def test_incumbents():
+def testincumbents():
     scores = np.array([-np.inf, 1.0, 0.5, -np.inf, 2.0, 2.0, 3.0])
-    assert _incumbents(scores).tolist() == [-1, 1, 1, 1, 4, 4, 6]
-    assert _incumbents(np.array([2.0, 1.0])).tolist() == [0, 0]
-    assert _incumbents(np.array([])).tolist() == []
+    assert incumbents(scores).tolist() == [-1, 1, 1, 1, 4, 4, 6]
+    assert incumbents(np.array([2.0, 1.0])).tolist() == [0, 0]
+    assert incumbents(np.array([])).tolist() == []
 
 
 def drawn(found):

@@ -25,7 +25,7 @@ POINTS = 200  # of a curve
 LEVEL = 0.05  # of tests
 
 COMPARISON: Schema = {
-    "format": (int,), "nasplug": (str,), "kind": (str,), "key": (str,),
+    "format": (int,), "nasplug": (str,), "key": (str,),
     "methods": [{"name": (str,), "method": (str,), "hyperparameters": (dict,), "version": (str,)}],
     "problems": [
         {"name": (str,), "reward": (str,), "report": (str,), "maximize": (bool,), "evaluator": (str,)}

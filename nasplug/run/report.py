@@ -136,7 +136,7 @@ def draw_curve(selection: Selection, figure: Figure) -> None:
     search, trials = selection.search, selection.search.trials
     x = np.arange(1, len(trials) + 1)
     values = np.where(trials.states == State.FAILED, np.nan, trials.values)
-    incumbent = _incumbents(trials.ranks)
+    incumbent = incumbents(trials.ranks)
     known = incumbent >= 0
     best = trials.values[incumbent]
     reward, report = search.problem.reward, search.problem.report
@@ -245,7 +245,7 @@ def _draw_best(selection: Selection, draw: Callable[..., None], figure: Figure) 
     ax.set_title("\n".join([where, ", ".join(words)]), fontsize=10)
 
 
-def _incumbents(ranks: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+def incumbents(ranks: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
     """(n,) the trial that was best at each moment; -1 before the first good one."""
     if not len(ranks):
         return np.empty(0, dtype=np.intp)
