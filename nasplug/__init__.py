@@ -15,16 +15,17 @@ from nasplug.kernel.subspace import ArchSet, Ball, Layered, Mask, Region, Subspa
 from nasplug.kernel.trial import State, Trial, TrialPruned, Trials
 
 if TYPE_CHECKING:
+    from nasplug.comparison import Comparison, ablate, compare
     from nasplug.run.api import resume, search
     from nasplug.spaces.marked.space import space_of
     from nasplug.tuning import tune
 
 __all__ = [
-    "ENUMERABLE", "ArchSet", "Archs", "Ball", "Bool", "Choice", "Evaluator", "Float",
+    "ENUMERABLE", "ArchSet", "Archs", "Ball", "Bool", "Choice", "Comparison", "Evaluator", "Float",
     "Hyperparameter", "Int", "Layered", "Mask", "Method", "NasplugError", "Problem", "Region",
     "Search", "Selection", "Source", "Space", "State", "Subspace", "Trial", "TrialPruned", "Trials",
-    "__version__", "best_trials", "hookimpl", "problem", "problems", "resume", "search", "space",
-    "space_of", "tune", "unknown",
+    "__version__", "ablate", "best_trials", "compare", "hookimpl", "problem", "problems", "resume",
+    "search", "space", "space_of", "tune", "unknown",
 ]  # fmt: skip
 
 # What brings more along than numpy and pluggy is imported when it is used.
@@ -34,6 +35,9 @@ __getattr__ = late(
         "search": "nasplug.run.api",
         "resume": "nasplug.run.api",
         "tune": "nasplug.tuning",
+        "compare": "nasplug.comparison",
+        "ablate": "nasplug.comparison",
+        "Comparison": "nasplug.comparison",
         "space_of": "nasplug.spaces.marked.space",
     },
 )

@@ -15,7 +15,8 @@ EXTRAS = {
     "scipy": "nasplug[predictors]", "xgboost": "nasplug[predictors]", "pyarrow": "nasplug[tables]",
     "matplotlib": "nasplug[plots]", "mlflow": "nasplug[tracking]", "optuna": "nasplug[tuning]",
     "sqlalchemy": "nasplug[tuning]", "loky": "nasplug[parallel]", "moocore": "nasplug[objectives]",
-    "cloudpickle": "nasplug[parallel]", "copier": "nasplug[new]",
+    "cloudpickle": "nasplug[parallel]", "copier": "nasplug[new]", "pandas": "nasplug[compare]",
+    "statsmodels": "nasplug[compare]", "scikit_posthocs": "nasplug[compare]",
 }  # fmt: skip
 
 

@@ -31,6 +31,8 @@ COMMANDS = {
     "doctor": ("doctor:doctor", "What would stop a run, and how to mend it."),
     "run": ("search:run", "Search with METHOD for a good architecture."),
     "tune": ("tune:tune", "Find good hyperparameters of METHOD: an Optuna study of searches."),
+    "compare": ("compare:compare", "Methods at equal budgets, seed by seed, with statistics."),
+    "ablate": ("compare:ablate", "A method and the variants of itself that it declares."),
     "resume": ("search:resume", "Continue an interrupted search with the same trials."),
     "sync": ("tracking:sync", "Send to MLflow what is missing there."),
     "ui": ("tracking:ui", "The MLflow UI on the store that the searches log to."),

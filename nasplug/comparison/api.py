@@ -6,8 +6,8 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
-from contextlib import closing, contextmanager
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from nasplug._version import __version__
 from nasplug.comparison.contenders import Contender, contenders, variants
 from nasplug.comparison.report import write
 from nasplug.comparison.result import Comparison
-from nasplug.comparison.searches import Record, Rules, Task, fingerprint
+from nasplug.comparison.searches import Record, Rules, Task, described, fingerprint, opened
 from nasplug.comparison.store import Store
 from nasplug.errors import NasplugError, check_number
 from nasplug.kernel.problem import Problem
@@ -78,55 +78,50 @@ def compare(
     rules = Rules(budget, max_cost, max_seconds, tuple(constraints), evaluator, reward, report)
     crew = Workers.of(cores() if workers is None else workers)
     tasks = [Task(one, name, s, rules) for s in range(seeds) for name in names for one in found]
-    problems = {name: Task(found[0], name, 0, rules).problem for name in names}
-    _check_alike(found, problems, rules)
+    problems = {name: opened(name, rules, 0) for name in names}
     prints = {name: fingerprint(problem) for name, problem in problems.items()}
     keys = {task: task.key(prints[task.on]) for task in tasks}
-    with closing(Store(runs_folder() / STORE)) as store:
+    with ExitStack() as ends:
+        store = ends.enter_context(closing(Store(runs_folder() / STORE)))
         records = store.find(keys.values())
         missing = [task for task in tasks if keys[task] not in records]
-        for task in missing[: len(names) * len(found)]:
+        first = missing[: len(names) * len(found)]  # one of each kind
+        pool = ends.enter_context(closing(_Pool(crew, first)))
+        noted = {t.contender: records[key]["about"] for t, key in keys.items() if key in records}
+        known = {one: noted.get(one) or one.about for one in found}
+        trains = {one.name: known[one]["trains"] for one in found}
+        _check_alike(trains, problems, rules)
+        for task in first:
             task.make()  # what is wrong with it is said before anything is written
-        _warn(missing, problems, crew.size)
-        key = hashlib.sha256("".join(keys.values()).encode()).hexdigest()
-        directory = _directory(Path(out) if out else runs_folder() / f"compare-{key[:8]}")
-        with closing(directory):
-            about = {
-                "format": FORMAT,
-                "nasplug": __version__,
-                "key": key,
-                "methods": [{"name": one.name, **one.identity} for one in found],
-                "problems": [
-                    {
-                        "name": name, "reward": problem.reward, "report": problem.report,
-                        "maximize": problem.maximize, "evaluator": problem.evaluator_name,
-                    }
-                    for name, problem in problems.items()
-                ],
-                "budget": budget,
-                "max_cost": max_cost,
-                "max_seconds": max_seconds,
-                "constraints": list(constraints),
-                "seeds": seeds,
-                "environment": environment(),
-            }  # fmt: skip
-            write_json(directory.path / "comparison.json", about)
-            with status_kept(directory):
-                if tracking:
-                    registry().get("tracker", "mlflow")(directory.path)
-                with _bar(len(found), len(tasks), progress) as watch:
-                    watch(len(records))
-                    try:
-                        for task, record in _run(missing, crew):
-                            store.put(keys[task], record)
-                            records[keys[task]] = record
-                            watch(len(records))
-                    except KeyboardInterrupt:
-                        raise KeyboardInterrupt(
-                            f"interrupted after {len(records)} of {len(tasks)} searches, which are "
-                            "kept: the same command goes on"
-                        ) from None
-                write(directory.path, [(task, records[keys[task]]) for task in tasks])
+        _warn([task for task in missing if not trains[task.contender.name]], problems, crew.size)
+        digest = hashlib.sha256("".join(keys.values()).encode()).hexdigest()
+        directory = _directory(Path(out) if out else runs_folder() / f"compare-{digest[:8]}")
+        with closing(directory), status_kept(directory):
+            write_json(
+                directory.path / "comparison.json",
+                {
+                    "format": FORMAT, "nasplug": __version__, "key": digest,
+                    "methods": [{"name": one.name, **one.identity, **known[one]} for one in found],
+                    "problems": [{"name": name, **described(problems[name])} for name in names],
+                    "budget": budget, "max_cost": max_cost, "max_seconds": max_seconds,
+                    "constraints": list(constraints), "seeds": seeds, "environment": environment(),
+                },
+            )  # fmt: skip
+            if tracking:
+                registry().get("tracker", "mlflow")(directory.path)
+            with _bar(len(found), len(tasks), progress) as watch:
+                watch(len(records))
+                try:
+                    for task, record in pool.run(missing):
+                        store.put(keys[task], record)
+                        records[keys[task]] = record
+                        watch(len(records))
+                except KeyboardInterrupt:
+                    raise KeyboardInterrupt(
+                        f"interrupted after {len(records)} of {len(tasks)} searches, which are "
+                        "kept: the same command goes on"
+                    ) from None
+            write(directory.path, [(task, records[keys[task]]) for task in tasks])
     return Comparison(directory.path)
 
 
@@ -139,22 +134,19 @@ def ablate(method: str, on: str | Sequence[str], *, budget: int, **options: Any)
     return compare(variants(method), on, budget=budget, **options)
 
 
-def _check_alike(
-    methods: Sequence[Contender], problems: Mapping[str, Problem], rules: Rules
-) -> None:
-    """NasplugError for what cannot be compared."""
+def _check_alike(trains: Mapping[str, bool], problems: Mapping[str, Problem], rules: Rules) -> None:
+    """NasplugError for what cannot be compared. trains: which methods train a supernet."""
     upwards = [name for name, problem in problems.items() if problem.maximize]
     if 0 < len(upwards) < len(problems):
         other = next(name for name in problems if name not in upwards)
         raise NasplugError(
             f"{upwards[0]} is maximized and {other} is minimized: compare on one after the other"
         )
-    training = [one.name for one in methods if one.trains]
-    if 0 < len(training) < len(methods) and rules.max_seconds is None:
-        other = next(one.name for one in methods if not one.trains)
+    if len(set(trains.values())) > 1 and rules.max_seconds is None:
+        one, other = (next(n for n in trains if trains[n] is kind) for kind in (True, False))
         raise NasplugError(
-            f"a trial of {training[0]} is an epoch of its supernet, one of {other} is an arch: "
-            "give all the same time, by max_seconds"
+            f"a trial of {one} is an epoch of its supernet, one of {other} is an arch: give both "
+            "the same time, by max_seconds"
         )
     for name, problem in problems.items():
         if rules.max_cost is not None and problem.free:
@@ -163,16 +155,16 @@ def _check_alike(
                 raise NasplugError(f"{name} states no costs, so max_cost cannot apply to it")
 
 
-def _warn(missing: Sequence[Task], problems: Mapping[str, Problem], at_once: int) -> None:
+def _warn(tasks: Sequence[Task], problems: Mapping[str, Problem], at_once: int) -> None:
     """Say how long it takes where archs are trained, by the time of one of them."""
     for name, problem in problems.items():
-        n = sum(task.on == name and not task.contender.trains for task in missing)
+        n = sum(task.on == name for task in tasks)
         if problem.free or problem.evaluator is None or not n:
             continue
         start = time.perf_counter()
         problem.score((problem.region or problem.space).sample(1, 0))
         trial = time.perf_counter() - start
-        budget = missing[0].rules.budget
+        budget = tasks[0].rules.budget
         if (seconds := trial * budget * n / at_once) > LONG:
             print(
                 f"{name} has no table and is scored by {problem.evaluator_name}: a trial took "
@@ -200,20 +192,33 @@ def _directory(folder: Path) -> RunDirectory:
     return directory
 
 
-def _run(tasks: Sequence[Task], crew: Workers) -> Iterator[tuple[Task, Record]]:
-    """Search, several at a time; each as it ends."""
-    if crew.size == 1 and crew.local:
-        yield from ((task, task.run()) for task in tasks)
-        return
-    waiting, running = iter(tasks), {}
-    executors = [crew.executor(i) for i in range(crew.size)]
+class _Pool:
+    """Runs searches, several at a time, unless there is but one worker.
 
-    def submit(executor: Any) -> None:
-        if task := next(waiting, None):
-            running[executor.submit(Task.run, task)] = task, executor
+    first: what all workers make beforehand, while this process checks it: modules are loaded side
+        by side, and loky, which ends a process that grows after its first call, finds none.
+    """
 
-    try:
-        for executor in executors * AHEAD:
+    def __init__(self, crew: Workers, first: Sequence[Task]) -> None:
+        self.crew, alone = crew, crew.size == 1 and crew.local
+        count = 0 if alone or not first else crew.size
+        self.executors = [crew.executor(i) for i in range(count)]
+        for executor in self.executors:
+            executor.submit(_prepare, first)
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Record]]:
+        """Each as it ends."""
+        if not self.executors:
+            yield from ((task, task.run()) for task in tasks)
+            return
+        waiting = iter(tasks)
+        running: dict[Future[Record], tuple[Task, Executor]] = {}
+
+        def submit(executor: Executor) -> None:
+            if task := next(waiting, None):
+                running[executor.submit(Task.run, task)] = task, executor
+
+        for executor in self.executors * AHEAD:
             submit(executor)
         while running:
             done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -221,9 +226,17 @@ def _run(tasks: Sequence[Task], crew: Workers) -> Iterator[tuple[Task, Record]]:
                 task, executor = running.pop(future)
                 submit(executor)
                 yield task, _result(future, task)
-    finally:
-        for executor in executors:
-            executor.shutdown(**({"kill_workers": True} if crew.local else {"wait": False}))
+
+    def close(self) -> None:
+        how = {"kill_workers": True} if self.crew.local else {"wait": False}
+        for executor in self.executors:
+            executor.shutdown(**how)
+
+
+def _prepare(tasks: Sequence[Task]) -> None:
+    with suppress(NasplugError):  # which the master says
+        for task in tasks:
+            task.make()
 
 
 def _result(future: Future[Record], task: Task) -> Record:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from nasplug import from_file
 from nasplug.errors import NasplugError
 from nasplug.kernel.method import Method
 from nasplug.kernel.registry import registry
@@ -18,7 +19,7 @@ from nasplug.kernel.tree import jsonable
 from nasplug.run.api import find_method, name_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Contender:
     """name: by which tables and pictures call it. method, given: as `nasplug.search` takes them."""
 
@@ -41,7 +42,7 @@ class Contender:
         given = {key.strip(): value.strip() for key, _, value in pairs}
         written = ",".join(f"{key}={value}" for key, value in given.items())
         own = name or ":".join(filter(None, [name_of(method), written]))
-        return cls(own, method, given)
+        return cls(" ".join(own.split()), method, given)
 
     def make(self) -> Method:
         """A fresh method object; NasplugError for what the method does not take."""
@@ -49,17 +50,19 @@ class Contender:
         return made
 
     @property
-    def trains(self) -> bool:
-        """Whether it trains a supernet, so that a trial is an epoch and not an arch."""
-        return hasattr(registry().get("method", self.method), "evaluate")
+    def about(self) -> dict[str, Any]:
+        """What is noted of it: all of its hyperparameters, and whether it trains a supernet, so
+        that a trial is an epoch and not an arch."""
+        made = self.make()
+        hyperparameters = jsonable(getattr(made, "hyperparameters", {}), self.name)
+        return {"hyperparameters": hyperparameters, "trains": hasattr(made, "evaluate")}
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """By what a search with it is known again: the method, all of its hyperparameters and the
-        version of its code."""
+        """By what its searches are known again, without loading it: torch takes seconds."""
         return {
             "method": name_of(self.method),
-            "hyperparameters": jsonable(getattr(self.make(), "hyperparameters", {}), self.name),
+            "given": jsonable(dict(self.given), self.name),
             "version": version_of(self.method),
         }
 
@@ -78,6 +81,8 @@ def contenders(given: Iterable[str] | Mapping[str, str | Contender]) -> list[Con
         raise NasplugError(
             f"two methods go by the name {twice}: give one of them another, as in 'mine={twice}'"
         )
+    if marked := next((name for name in names if not name[:1].isalnum()), None):
+        raise NasplugError(f"a method is called by a name that begins with a letter: {marked!r}")
     if len(found) < 2:
         raise NasplugError(
             "a comparison is of two methods or more, such as: nasplug compare dsm random"
@@ -101,22 +106,15 @@ def variants(method: str) -> dict[str, Contender]:
 
 @cache
 def version_of(method: str) -> str:
-    """The version of the distribution and a digest of the code that the class comes from, which an
-    editable installation changes without another version."""
-    cls = registry().get("method", method)
+    """The version of the distribution and a digest of its code, which an editable installation
+    changes without another version; of a method of a file, the digest of that."""
+    if source := from_file.parse(method):
+        return f"file+{from_file.checksum(source[0])[:12]}"
+    entry = registry().methods[method]
+    target = entry.target if isinstance(entry.target, str) else entry.target.__module__
+    spec = find_spec(target.partition(":")[0].partition(".")[0])
     digest = hashlib.sha256()
-    for file in sorted({file for base in cls.__mro__ for file in _code(base)}):
-        digest.update(file.read_bytes())
-    entry = registry().methods.get(method)
-    return f"{entry.plugin.version if entry else 'file'}+{digest.hexdigest()[:12]}"
-
-
-def _code(cls: type) -> list[Path]:
-    """The files of the package that defines a class, unless it is nasplug's or Python's."""
-    top = cls.__module__.partition(".")[0]
-    file = getattr(sys.modules[top], "__file__", None)
-    if top == "nasplug" or not file or top in sys.stdlib_module_names:
-        return []
-    path = Path(file)
-    return [*path.parent.rglob("*.py")] if path.name == "__init__.py" else [path]
-
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for file in sorted(Path(folder).rglob("*.py")):
+            digest.update(file.read_bytes())
+    return f"{entry.plugin.version}+{digest.hexdigest()[:12]}"

@@ -32,8 +32,8 @@ def draw_curves(comparison: Comparison, figure: Figure) -> None:
     figure.set_size_inches(11, 0.6 + 3.4 * len(problems))
     grid = figure.subplots(len(problems), 2, squeeze=False)
     for axes, problem in zip(grid, problems, strict=True):
+        about = comparison.problem(problem)
         for ax, column in zip(axes, ("report", "value"), strict=True):
-            about = comparison.problem(problem)
             rows = bands[bands.problem == problem]
             for index, method in enumerate(comparison.methods):
                 band = rows[rows.method == method]
@@ -100,7 +100,7 @@ def _window(ax: Any, means: Any, maximize: bool) -> None:
     """A range in which the end is told apart: the steep first moments may lie outside of it."""
     finite = means[np.isfinite(means)]
     if len(finite):
-        low, high = (np.quantile(finite, (0.05, 1)) if maximize else np.quantile(finite, (0, 0.95)))
+        low, high = np.quantile(finite, (0.05, 1)) if maximize else np.quantile(finite, (0, 0.95))
         margin = 0.08 * (high - low) or 0.01 * abs(high) or 1.0
         ax.set_ylim(low - margin, high + margin)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from nasplug.analysis.pictures import draw_picture
 from nasplug.comparison.pictures import draw_critical_differences, draw_curves, draw_final
@@ -16,6 +15,9 @@ from nasplug.comparison.result import LEVEL, Comparison
 from nasplug.comparison.searches import Record, Task
 from nasplug.files import replacing
 from nasplug.run.report import write_csv
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SEARCH = ("report", "value", "trials", "failed", "cost", "seconds", "arch")
 MOMENT = ("trial", "cost", "seconds", "report", "value")  # of a record's curve
@@ -44,23 +46,26 @@ def write(folder: Path, found: Sequence[tuple[Task, Record]]) -> None:
     draw_picture(folder / "curve.png", lambda figure: draw_curves(comparison, figure))
     draw_picture(folder / "final.png", lambda figure: draw_final(comparison, figure))
     if len(comparison.problems) > 1:
-        draw_picture(folder / "cd.png", lambda figure: draw_critical_differences(comparison, figure))
+        draw_picture(
+            folder / "cd.png", lambda figure: draw_critical_differences(comparison, figure)
+        )
 
 
 # ---- for people
 
 
-def table(comparison: Comparison, problem: str) -> list[dict[str, Any]]:
+def rows(comparison: Comparison, problem: str) -> list[dict[str, Any]]:
     """A row per method, best first, as people read them; wins, ties and losses are those against
     all others, seed by seed, and p is that it is as good as the first."""
-    about, rows = comparison.problem(problem), comparison.summary()
-    rows = rows[rows.problem == problem].sort_values("mean", ascending=not about["maximize"])
+    about, summary = comparison.problem(problem), comparison.summary()
+    summary = summary[summary.problem == problem]
+    summary = summary.sort_values("mean", ascending=not about["maximize"], kind="stable")
     tests = comparison.tests()
     tests = tests[tests.problem == problem]
     form = _form(comparison, problem)
     measured = comparison.measured(problem)
     found = []
-    for row in rows.itertuples():
+    for row in summary.itertuples():
         cells = {
             "method": row.method,
             about[_COLUMN[measured]]: form(row.mean, row.std),
@@ -74,6 +79,25 @@ def table(comparison: Comparison, problem: str) -> list[dict[str, Any]]:
             cells["win/tie/loss"] = "/".join(map(str, _record(tests, row.method)))
             cells["p"] = "" if np.isnan(row.p_best) else f"{row.p_best:.2g}"
         found.append(cells)
+    return found
+
+
+def summary(comparison: Comparison) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    return {
+        **{name: comparison.about[name] for name in ("methods", "problems", "budget", "seeds")},
+        "summary": _plain(comparison.summary()),
+        "tests": _plain(comparison.tests()),
+        "ranks": comparison.ranks().to_dict(),
+        "notes": notes(comparison),
+        "comparison_dir": str(comparison.path),
+    }
+
+
+def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows for JSON, in which what is not known is null."""
+    known = table.astype(object).where(table.notna(), None)
+    found: list[dict[str, Any]] = known.to_dict("records")
     return found
 
 

@@ -27,9 +27,10 @@ LEVEL = 0.05  # of tests
 COMPARISON: Schema = {
     "format": (int,), "nasplug": (str,), "key": (str,),
     "methods": [{"name": (str,), "method": (str,), "hyperparameters": (dict,), "version": (str,)}],
-    "problems": [
-        {"name": (str,), "reward": (str,), "report": (str,), "maximize": (bool,), "evaluator": (str,)}
-    ],
+    "problems": [{
+        "name": (str,), "reward": (str,), "report": (str,), "maximize": (bool,),
+        "evaluator": (str,),
+    }],
     "budget": (int,), "max_cost": (int, float, type(None)), "max_seconds": (int, float, type(None)),
     "constraints": (list,), "seeds": (int,), "environment": {"time": (str,), "command": (list,)},
 }  # fmt: skip
@@ -52,7 +53,9 @@ class Comparison:
         self.about = read_json(self.path / "comparison.json")
         if self.about.get("format") != FORMAT or (name := misfit(self.about, COMPARISON)):
             what = f"no {name} that makes sense" if self.about.get("format") == FORMAT else "none"
-            raise NasplugError(f"{path} is no comparison directory: of a comparison.json it has {what}")
+            raise NasplugError(
+                f"{path} is no comparison directory: of a comparison.json it has {what}"
+            )
         self.methods = [one["name"] for one in self.about["methods"]]
         self.problems = [one["name"] for one in self.about["problems"]]
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from nasplug._version import __version__
 from nasplug.comparison.contenders import Contender
 from nasplug.errors import NasplugError
-from nasplug.kernel.problem import Problem
+from nasplug.kernel.problem import Problem, problem
 from nasplug.kernel.search import Search
 from nasplug.kernel.selection import Selection
 from nasplug.kernel.trial import State, Trials
@@ -50,18 +50,13 @@ class Task:
     seed: int
     rules: Rules
 
-    @property
-    def problem(self) -> Problem:
-        rules, scores = self.rules, self.contender.trains
-        return _opened(self.on, rules.evaluator, rules.reward, rules.report, self.seed, scores)
-
     def make(self) -> Search:
         """The search, not begun; NasplugError for what it would refuse."""
         rules = self.rules
         return make_search(
-            self.problem, self.contender.make(), self.contender.name, budget=rules.budget,
-            seed=self.seed, max_cost=rules.max_cost, max_seconds=rules.max_seconds,
-            constraints=list(rules.constraints),
+            opened(self.on, rules, self.seed), self.contender.make(), self.contender.name,
+            budget=rules.budget, seed=self.seed, max_cost=rules.max_cost,
+            max_seconds=rules.max_seconds, constraints=list(rules.constraints),
         )  # fmt: skip
 
     def run(self) -> Record:
@@ -69,7 +64,7 @@ class Task:
         try:
             search = self.make()
             clock = Clock(search)
-            return describe(search.run(), clock.seconds)
+            return {"about": self.contender.about, **describe(search.run(), clock.seconds)}
         except NasplugError as error:
             raise NasplugError(
                 f"{self.contender.name} on {self.on}, seed {self.seed}: {error}"
@@ -84,17 +79,24 @@ class Task:
         return _digest(identity)
 
 
+def described(problem: Problem) -> dict[str, Any]:
+    """What is noted of a problem."""
+    return {
+        "evaluator": problem.evaluator_name, "reward": problem.reward, "report": problem.report,
+        "maximize": problem.maximize,
+    }  # fmt: skip
+
+
 def fingerprint(problem: Problem) -> str:
     """By what a problem is known again: its space, what scores it, and, if that is a table, what
     the table says of a few archs, wherever it came from."""
-    identity: dict[str, Any] = {
-        "problem": problem.name, "space": problem.space.fingerprint,
-        "evaluator": problem.evaluator_name, "reward": problem.reward, "report": problem.report,
+    identity = {
+        "problem": problem.name, "space": problem.space.fingerprint, **described(problem)
     }  # fmt: skip
     if problem.free:
         region = problem.region or problem.space
-        known = problem.score(region.sample(ASKED, np.random.default_rng(0)))
-        identity["scores"] = [f"{x:.6g}" for x in (*known.values, *known.reports)]
+        asked = problem.score(region.sample(ASKED, np.random.default_rng(0)))
+        identity["scores"] = [f"{x:.6g}" for x in (*asked.values, *asked.reports)]
     return _digest(identity)
 
 
@@ -103,12 +105,8 @@ def _digest(identity: Mapping[str, Any]) -> str:
 
 
 @lru_cache(maxsize=8)  # evaluators hold nothing of a search
-def _opened(
-    on: str, evaluator: str | None, reward: str | None, report: str | None, seed: int, scores: bool
-) -> Problem:
-    return Problem.of(
-        on, evaluator=evaluator, reward=reward, report=report, seed=seed, scores_itself=scores
-    )
+def opened(on: str, rules: Rules, seed: int) -> Problem:
+    return problem(on, rules.evaluator, rules.reward, rules.report, seed)
 
 
 class Clock:

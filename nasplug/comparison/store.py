@@ -36,7 +36,7 @@ class Store:
 
     def find(self, keys: Iterable[str]) -> dict[str, Record]:
         """Those that are there."""
-        wanted, found = list(keys), {}
+        wanted, found = list(keys), dict[str, str]()
         for start in range(0, len(wanted), ASKED):
             some = wanted[start : start + ASKED]
             marks = ",".join("?" * len(some))

@@ -109,7 +109,7 @@ def sync(run_dir: Path | str, to: str | None = None) -> dict[str, Any]:
     directory is sent with all its searches; its trials are those.
     """
     path = Path(run_dir).absolute()
-    if not is_study(path):
+    if not is_study(path) and not is_comparison(path):
         RunDirectory.open(run_dir)
     if not _installed():
         raise NasplugError("MLflow is not installed: pip install nasplug[tracking]")
@@ -190,6 +190,11 @@ def artifact_folder(uri: str) -> Path | None:
 def is_study(path: Path) -> bool:
     """Whether it is the directory of a study (see nasplug.tuning), not of one search."""
     return (path / "study.json").exists()
+
+
+def is_comparison(path: Path) -> bool:
+    """Whether it is the directory of a comparison (see nasplug.comparison)."""
+    return (path / "comparison.json").exists()
 
 
 def read_lines(file: Path, offset: int = 0) -> list[tuple[dict[str, Any], int]]:

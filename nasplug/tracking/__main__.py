@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nasplug.tracking import is_study
+from nasplug.tracking import is_comparison, is_study
 
 if TYPE_CHECKING:
     from nasplug.tracking.sender import Sender
@@ -39,7 +39,7 @@ def main() -> None:
             order = json.loads(orders.get())
             path = Path(order["run_dir"])
             if all(sender.path != path for sender in senders):
-                senders.append(_senders()[is_study(path)](path, order["uri"]))
+                senders.append(_sender(path)(path, order["uri"]))
         progress = [sender.advance(alone) for sender in senders]
         for sender in senders:
             if sender.done:
@@ -52,16 +52,24 @@ def main() -> None:
             time.sleep(POLL if senders else IDLE)
 
 
+def _sender(path: Path) -> type[Sender]:
+    search, study, comparison = _senders()
+    if is_comparison(path):
+        return comparison
+    return study if is_study(path) else search
+
+
 @cache
-def _senders() -> tuple[type[Sender], type[Sender]]:
-    """Those of a search and of a study. MLflow is imported by this process alone, and as a
-    background task: after `nice`."""
+def _senders() -> tuple[type[Sender], ...]:
+    """Those of a search, a study and a comparison. MLflow is imported by this process alone, and as
+    a background task: after `nice`."""
+    from nasplug.tracking.comparison import ComparisonSender
     from nasplug.tracking.sender import Sender
     from nasplug.tracking.study import StudySender
 
     gc.collect()
     gc.freeze()  # MLflow's modules need not be walked again and again
-    return Sender, StudySender
+    return Sender, StudySender, ComparisonSender
 
 
 def _read(orders: queue.SimpleQueue[str]) -> None:

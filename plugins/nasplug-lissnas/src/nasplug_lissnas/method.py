@@ -48,6 +48,11 @@ class LISSNAS(Method):
 
     paper = "Gopal et al., LISSNAS: Locality-based Iterative Search Space Shrinkage, IJCAI 2023"
 
+    ablations = {  # noqa: RUF012 - read only
+        "no neighbors": {"neighbors": "none"},  # Table 10
+        "without locality": {"neighbors": "random"},  # Table 10
+    }
+
     size = Int(350, low=1, high=100_000_000, log=True, tunable=False, doc="archs left at the end")
     sample = Int(2000, low=10, high=100_000_000, log=True, doc="archs that the seeds come from")
     pocket = Int(10, low=1, high=1000, log=True, doc="neighbors kept of each seed")
