@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlflow.entities import Metric
@@ -17,8 +17,8 @@ from mlflow.entities import Metric
 from nasplug.run.directory import read_json
 from nasplug.tracking.sender import Sender, _experiment, _finite, _name
 
-COLUMNS = ("report", "value")  # of bands.csv, with _low and _high
-FINAL = ("mean", "std", "median", "value", "trials", "cost", "seconds", "p_best")  # of summary.csv
+CURVES = ("report", "value")  # of bands.csv
+FINAL = ("mean", "std", "median", "value", "cost", "seconds", "p_best")  # of summary.csv
 
 
 class ComparisonSender(Sender):
@@ -64,21 +64,10 @@ class ComparisonSender(Sender):
         params = {"method": about["method"], **about["hyperparameters"]}
         metrics, last = [], 0
         for row in self._rows_of("bands.csv", about["name"]):
-            step = round(float(row["x"]))
-            points = {
-                f"{row['problem']}/{column}{end}": _float(row[f"{column}{end}"])
-                for column in COLUMNS
-                for end in ("", "_low", "_high")
-            }
-            last = max(last, step)
-            metrics += [
-                Metric(_name(k), x, start + step, step) for k, x in _finite(**points).items()
-            ]
+            last = round(float(row["x"]))
+            metrics += _metrics(row["problem"], row, CURVES, start, last)
         for row in self._rows_of("summary.csv", about["name"]):
-            points = {f"{row['problem']}/final_{name}": _float(row[name]) for name in FINAL}
-            metrics += [
-                Metric(_name(k), x, start + last, last) for k, x in _finite(**points).items()
-            ]
+            metrics += _metrics(f"final {row['problem']}", row, FINAL, start, last)
         self._log(metrics, params, run_id)
         self._client.set_terminated(run_id, "FINISHED", start + last)
         self._note(sent=number + 1, trials=number + 1)
@@ -96,5 +85,9 @@ class ComparisonSender(Sender):
         return (self.path / "table.md").read_text(encoding="utf-8")
 
 
-def _float(cell: str) -> float | None:
-    return float(cell) if cell else None
+def _metrics(
+    section: str, row: Mapping[str, str], names: Sequence[str], start: int, step: int
+) -> list[Metric]:
+    """What is known of some columns; MLflow shows what goes by the same section together."""
+    points = _finite(**{name: float(row[name]) if row[name] else None for name in names})
+    return [Metric(_name(f"{section}/{k}"), x, start + step, step) for k, x in points.items()]
