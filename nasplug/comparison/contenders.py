@@ -37,7 +37,7 @@ class Contender:
         if equals and ":" not in label:
             name, text = name or label.strip(), rest
         method, *settings = re.split(r":(?=[^:=]+=)", text.strip(), maxsplit=1)
-        parts = re.split(r",(?=\s*\w+\s*=)", "".join(settings))
+        parts = re.split(r",(?=\s*\w+\s*=)(?![^(]*\))", "".join(settings))
         pairs = (part.partition("=") for part in parts if part)
         given = {key.strip(): value.strip() for key, _, value in pairs}
         written = ",".join(f"{key}={value}" for key, value in given.items())
