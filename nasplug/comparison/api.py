@@ -167,7 +167,7 @@ def _warn(tasks: Sequence[Task], problems: Mapping[str, Problem], at_once: int) 
         budget = tasks[0].rules.budget
         if (seconds := trial * budget * n / at_once) > LONG:
             print(
-                f"{name} has no table and is scored by {problem.evaluator_name}: a trial took "
+                f"{name} is scored by {problem.evaluator_name}: a trial took "
                 f"{trial:.2g} s, so that {n} searches of {budget} trials take about "
                 f"{_duration(seconds)}, {at_once} at a time; all that has ended is kept",
                 file=sys.stderr,

@@ -104,7 +104,6 @@ def variants(method: str) -> dict[str, Contender]:
     return {whole.name: whole, **changed}
 
 
-@cache
 def version_of(method: str) -> str:
     """The version of the distribution and a digest of its code, which an editable installation
     changes without another version; of a method of a file, the digest of that."""
@@ -112,9 +111,14 @@ def version_of(method: str) -> str:
         return f"file+{from_file.checksum(source[0])[:12]}"
     entry = registry().methods[method]
     target = entry.target if isinstance(entry.target, str) else entry.target.__module__
-    spec = find_spec(target.partition(":")[0].partition(".")[0])
-    digest = hashlib.sha256()
+    return f"{entry.plugin.version}+{_digest(target.partition(':')[0].partition('.')[0])[:12]}"
+
+
+@cache
+def _digest(package: str) -> str:
+    """Of the files of a package, which need not be loaded."""
+    spec, digest = find_spec(package), hashlib.sha256()
     for folder in (spec and spec.submodule_search_locations) or ():
         for file in sorted(Path(folder).rglob("*.py")):
             digest.update(file.read_bytes())
-    return f"{entry.plugin.version}+{digest.hexdigest()[:12]}"
+    return digest.hexdigest()

@@ -61,8 +61,8 @@ def draw_final(comparison: Comparison, figure: Figure) -> None:
         final = comparison.final(problem).to_numpy()
         for index, column in enumerate(final.T):
             ax.boxplot(
-                column[np.isfinite(column)], positions=[index], vert=False, widths=0.6,
-                showfliers=False, medianprops={"color": color(index), "lw": 2},
+                column[np.isfinite(column)], positions=[index], widths=0.6, showfliers=False,
+                orientation="horizontal", medianprops={"color": color(index), "lw": 2},
             )  # fmt: skip
             jitter = index + rng.uniform(-0.18, 0.18, len(column))
             ax.scatter(column, jitter, s=9, color=color(index), alpha=0.5, linewidths=0)
