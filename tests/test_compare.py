@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from nasplug.comparison import Comparison, store
 from nasplug.comparison.contenders import Contender
 from nasplug.comparison.searches import Clock, Task, describe
 from nasplug.comparison.statistics import RESAMPLES, holm, interval, paired
+from nasplug.kernel.registry import registry
 
 pytest.importorskip("nasplug_baselines")
 
@@ -377,3 +379,30 @@ def test_a_comparison_is_an_experiment(runs, tmp_path):
     assert points == list(zip(mine.x, mine.report, strict=True))
     artifacts = {file.name for file in Path(uri.removeprefix("file://")).iterdir()}
     assert {"curve.png", "final.png", "summary.csv", "table.tex"} <= artifacts
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("NASPLUG_DATA"), reason="needs a table of CIFAR-10")
+def test_the_examples_of_the_page_run(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "compare.md").read_text()
+    blocks = {
+        language: "\n".join(re.findall(rf"^```{language}\n(.*?)^```", page, re.M | re.S))
+        for language in ("python", "bash")
+    }
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for command in ([sys.executable, "-c", blocks["python"]], ["bash", "-c", blocks["bash"]]):
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=tmp_path,
+            env={**os.environ, "PATH": path, "NASPLUG_RUNS": str(tmp_path / "runs")},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert Comparison(tmp_path / "first").methods[2] == "local-search:step=first"
+
+
+@pytest.mark.slow
+def test_the_ablations_of_the_page_are_those_that_methods_declare():
+    page = (Path(__file__).parents[1] / "docs" / "compare.md").read_text()
+    rows = dict(re.findall(r"^\| `(\S+)` \| (.*?) \|", page, re.M))
+    for method, entry in registry().methods.items():
+        declared = getattr(registry().get("method", method), "ablations", {})
+        assert rows.get(method, "") == "; ".join(declared), entry
