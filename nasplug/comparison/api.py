@@ -14,14 +14,14 @@ from typing import Any
 from nasplug._version import __version__
 from nasplug.comparison.contenders import Contender, contenders, variants
 from nasplug.comparison.report import write
-from nasplug.comparison.result import Comparison
+from nasplug.comparison.result import FORMAT, Comparison
 from nasplug.comparison.searches import Record, Rules, Task, described, fingerprint, opened
 from nasplug.comparison.store import Store
 from nasplug.errors import NasplugError, check_number
 from nasplug.kernel.problem import Problem
 from nasplug.kernel.registry import registry
 from nasplug.run.api import check_kinds, status_kept
-from nasplug.run.directory import FORMAT, RunDirectory, environment, runs_folder, write_json
+from nasplug.run.directory import RunDirectory, environment, runs_folder, write_json
 from nasplug.run.parallel import Workers, cores
 from nasplug.run.progress import notebook
 

@@ -32,7 +32,6 @@ def draw_curves(comparison: Comparison, figure: Figure) -> None:
     figure.set_size_inches(11, 0.6 + 3.4 * len(problems))
     grid = figure.subplots(len(problems), 2, squeeze=False)
     for axes, problem in zip(grid, problems, strict=True):
-        about = comparison.problem(problem)
         for ax, column in zip(axes, ("report", "value"), strict=True):
             rows = bands[bands.problem == problem]
             for index, method in enumerate(comparison.methods):
@@ -41,14 +40,11 @@ def draw_curves(comparison: Comparison, figure: Figure) -> None:
                 ax.plot(band.x, band[column], lw=1.8, label=_plain(method), **kind)
                 low, high = band[f"{column}_low"], band[f"{column}_high"]
                 ax.fill_between(band.x, low, high, alpha=0.15, lw=0, **kind)
-            ax.set(xlabel=AXES[comparison.axis], ylabel=about[COLUMNS[column]])
-            _window(ax, rows[column].to_numpy(), about["maximize"])
+            ax.set(xlabel=AXES[comparison.axis], ylabel=comparison.label(problem, column))
+            _window(ax, rows[column].to_numpy(), comparison.problem(problem)["maximize"])
             _tidy(ax)
         axes[0].set_title(_plain(problem), loc="left", weight="bold")
     _legend(figure, grid[0, 0], len(comparison.methods))
-
-
-COLUMNS = {"report": "report", "value": "reward"}  # what comparison.json calls a column
 
 
 def draw_final(comparison: Comparison, figure: Figure) -> None:
@@ -68,7 +64,7 @@ def draw_final(comparison: Comparison, figure: Figure) -> None:
             ax.scatter(column, jitter, s=9, color=color(index), alpha=0.5, linewidths=0)
         ax.set_yticks(range(n), [_plain(name) for name in comparison.methods])
         ax.set_ylim(n - 0.5, -0.5)
-        ax.set_xlabel(comparison.problem(problem)[COLUMNS[comparison.measured(problem)]])
+        ax.set_xlabel(comparison.label(problem))
         ax.set_title(_plain(problem), loc="left", weight="bold")
         _tidy(ax)
     figure.subplots_adjust(hspace=0.55)
@@ -121,5 +117,5 @@ def _tidy(ax: Any) -> None:
 
 
 def _plain(text: str) -> str:
-    """Text in which matplotlib sees no formula, and no name that hides from legends."""
-    return text.replace("$", r"\$") if not text.startswith("_") else f" {_plain(text[1:])}"
+    """Text in which matplotlib sees no formula."""
+    return text.replace("$", r"\$")

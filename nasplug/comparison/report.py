@@ -68,7 +68,7 @@ def rows(comparison: Comparison, problem: str) -> list[dict[str, Any]]:
     for row in summary.itertuples():
         cells = {
             "method": row.method,
-            about[_COLUMN[measured]]: form(row.mean, row.std),
+            comparison.label(problem): form(row.mean, row.std),
             "95 % of mean": form.range(row.mean_low, row.mean_high),
             "median": form(row.median),
             "95 % of median": form.range(row.median_low, row.median_high),
@@ -191,7 +191,7 @@ def _caption(comparison: Comparison) -> str:
         if about[name] is not None
     ]
     budget = ", ".join([f"{about['budget']} trials", *limits])
-    columns = {comparison.problem(p)[_COLUMN[comparison.measured(p)]] for p in comparison.problems}
+    columns = {comparison.label(problem) for problem in comparison.problems}
     words = f"{', '.join(sorted(columns))} of what is selected, {budget}, {about['seeds']} seeds"
     if about["seeds"] == 1:
         return f"{words}."
@@ -199,9 +199,6 @@ def _caption(comparison: Comparison) -> str:
         f"{words}: mean±standard deviation; bold: the best, and what Wilcoxon's signed-rank test "
         f"with Holm's correction does not tell from it at {LEVEL:.0%}."
     )
-
-
-_COLUMN = {"report": "report", "value": "reward"}  # what comparison.json calls a column
 
 
 def _in_markdown(text: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nasplug.errors import NasplugError, lacking
-from nasplug.run.directory import FORMAT, Schema, misfit, read_json
+from nasplug.run.directory import Schema, misfit, read_json
 
 try:
     import pandas as pd
@@ -21,6 +21,7 @@ try:
 except ImportError as error:
     raise lacking("comparing", error) from None
 
+FORMAT = 1  # of the comparison directory
 POINTS = 200  # of a curve
 LEVEL = 0.05  # of tests
 
@@ -51,11 +52,15 @@ class Comparison:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.about = read_json(self.path / "comparison.json")
-        if self.about.get("format") != FORMAT or (name := misfit(self.about, COMPARISON)):
-            what = f"no {name} that makes sense" if self.about.get("format") == FORMAT else "none"
+        if (written := self.about.get("format")) is None:
+            raise NasplugError(f"{path} is no comparison directory: it has no comparison.json")
+        if written != FORMAT:
             raise NasplugError(
-                f"{path} is no comparison directory: of a comparison.json it has {what}"
+                f"{path} was written in format {written}, and this version reads {FORMAT}: compare "
+                "again, which takes the searches that are kept"
             )
+        if name := misfit(self.about, COMPARISON):
+            raise NasplugError(f"{path} is damaged: its comparison.json has no {name}")
         self.methods = [one["name"] for one in self.about["methods"]]
         self.problems = [one["name"] for one in self.about["problems"]]
 
@@ -69,7 +74,8 @@ class Comparison:
 
     def _read(self, name: str) -> pd.DataFrame:
         try:
-            return pd.read_csv(self.path / name, dtype={"method": str, "problem": str})
+            text = {"method": str, "problem": str}  # NA and null are names like others
+            return pd.read_csv(self.path / name, dtype=text, keep_default_na=False, na_values="")
         except FileNotFoundError:
             raise NasplugError(
                 f"{self.path} has no {name}: the comparison has not ended; the same command goes on"
@@ -87,6 +93,12 @@ class Comparison:
         report."""
         known = self.searches[self.searches.problem == problem].report.notna().all()
         return "report" if known else "value"
+
+    def label(self, problem: str, column: str = "") -> str:
+        """What the problem calls a column, by default the one that is measured."""
+        known = self.problem(problem)
+        name: str = known["report" if (column or self.measured(problem)) == "report" else "reward"]
+        return name
 
     def final(self, problem: str, column: str = "") -> pd.DataFrame:
         """A row per seed, a column per method: what each search has selected."""
