@@ -21,6 +21,7 @@ from nasplug import NasplugError, Space, tracking
 from nasplug.cli import main
 from nasplug.comparison import Comparison, store
 from nasplug.comparison.contenders import Contender
+from nasplug.comparison.report import notes
 from nasplug.comparison.searches import Clock, Task, describe
 from nasplug.comparison.statistics import RESAMPLES, holm, interval, paired
 from nasplug.kernel.registry import registry
@@ -138,6 +139,8 @@ def test_what_is_said_of_a_comparison(runs):
     names = {file.name for file in found.path.iterdir()}
     assert {"curve.png", "final.png", "table.md", "table.tex", "tests.csv"} <= names
     assert "cd.png" not in names  # of one problem
+    assert not notes(found)
+    assert notes(compare(seeds=4)) == ["4 seeds: with 1 pair no p can be below 0.12; take 6 or more"]
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -282,7 +285,7 @@ def test_names_are_text_and_no_markup(runs, capsys):
     out, err = capsys.readouterr()
     assert end.value.code == 0, err
     assert name in err  # the table, as it is
-    assert "one seed: no deviations, no intervals and no tests" in err
+    assert "one seed: no deviations, no intervals and no tests; take 6 or more" in err
     said = json.loads(out)
     assert said["summary"][0]["method"] == name
     assert said["summary"][0]["std"] is None
@@ -321,7 +324,8 @@ def test_what_is_refused(runs, tmp_path, methods, options, said):
 
 def test_what_cannot_be_compared(runs, monkeypatch, tmp_path):
     from nasplug.comparison.api import _check_alike
-    from nasplug.comparison.searches import Rules
+    from nasplug.comparison.report import notes
+from nasplug.comparison.searches import Rules
 
     up, down = (
         nasplug.Problem.of(space=Space({"x": [1, 2]}), evaluate=len, direction=direction)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from math import ceil, comb, log2
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,10 +105,15 @@ def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
 def notes(comparison: Comparison) -> list[str]:
     """What the statistics leave out, and why."""
     seeds, found = comparison.about["seeds"], []
+    pairs = comb(len(comparison.methods), 2)
+    needed = ceil(log2(pairs / LEVEL)) + 1  # the least p is 2^(1 - seeds), times the pairs
     if seeds == 1:
-        found.append("one seed: no deviations, no intervals and no tests; take 6 or more")
-    elif (least := 2.0 ** (1 - seeds)) > LEVEL:
-        found.append(f"{seeds} seeds: no p can be below {least:.2g}; take 6 or more")
+        found.append(f"one seed: no deviations, no intervals and no tests; take {needed} or more")
+    elif seeds < needed:
+        found.append(
+            f"{seeds} seeds: with {pairs} {'pairs' if pairs > 1 else 'pair'} no p can be below "
+            f"{min(1, pairs * 2.0 ** (1 - seeds)):.2g}; take {needed} or more"
+        )
     for problem in comparison.problems:
         about = comparison.problem(problem)
         if comparison.measured(problem) == "value":
