@@ -140,7 +140,8 @@ def test_what_is_said_of_a_comparison(runs):
     assert {"curve.png", "final.png", "table.md", "table.tex", "tests.csv"} <= names
     assert "cd.png" not in names  # of one problem
     assert not notes(found)
-    assert notes(compare(seeds=4)) == ["4 seeds: with 1 pair no p can be below 0.12; take 6 or more"]
+    (note,) = notes(compare(seeds=4))
+    assert note == "4 seeds: with 1 pair no p can be below 0.12; take 6 or more"
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -324,8 +325,7 @@ def test_what_is_refused(runs, tmp_path, methods, options, said):
 
 def test_what_cannot_be_compared(runs, monkeypatch, tmp_path):
     from nasplug.comparison.api import _check_alike
-    from nasplug.comparison.report import notes
-from nasplug.comparison.searches import Rules
+    from nasplug.comparison.searches import Rules
 
     up, down = (
         nasplug.Problem.of(space=Space({"x": [1, 2]}), evaluate=len, direction=direction)
