@@ -67,7 +67,7 @@ class ComparisonSender(Sender):
             last = round(float(row["x"]))
             metrics += _metrics(row["problem"], row, CURVES, start, last)
         for row in self._rows_of("summary.csv", about["name"]):
-            metrics += _metrics(f"final {row['problem']}", row, FINAL, start, last)
+            metrics += _metrics(f"{row['problem']} final", row, FINAL, start + last, 0)  # bars
         self._log(metrics, params, run_id)
         self._client.set_terminated(run_id, "FINISHED", start + last)
         self._note(sent=number + 1, trials=number + 1)
