@@ -16,6 +16,7 @@ from nasplug.kernel.trial import State, Trial, TrialPruned, Trials
 from nasplug.ranges import Range
 
 if TYPE_CHECKING:
+    from nasplug.comparison import Comparison, ablate, compare
     from nasplug.deploy.evaluation import evaluate
     from nasplug.deploy.export import export
     from nasplug.deploy.retraining import retrain
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
     from nasplug.tuning import tune
 
 __all__ = [
-    "ENUMERABLE", "ArchSet", "Archs", "Ball", "Bool", "Choice", "Evaluator", "Float",
+    "ENUMERABLE", "ArchSet", "Archs", "Ball", "Bool", "Choice", "Comparison", "Evaluator", "Float",
     "Hyperparameter", "Int", "Layered", "Mask", "Method", "NasplugError", "Problem", "Range",
     "Region", "Search", "Selection", "Source", "Space", "State", "Subspace", "Trial", "TrialPruned",
-    "Trials", "__version__", "best_trials", "evaluate", "export", "hookimpl", "load", "problem",
-    "problems", "report", "resume", "retrain", "search", "space", "space_of", "tune", "unknown",
+    "Trials", "__version__", "ablate", "best_trials", "compare", "evaluate", "export", "hookimpl",
+    "load", "problem", "problems", "report", "resume", "retrain", "search", "space", "space_of",
+    "tune", "unknown",
 ]  # fmt: skip
 
 # What brings more along than numpy and pluggy is imported when it is used.
@@ -45,6 +47,9 @@ __getattr__ = late(
         "export": "nasplug.deploy.export",
         "load": "nasplug.run.load",
         "tune": "nasplug.tuning",
+        "compare": "nasplug.comparison",
+        "ablate": "nasplug.comparison",
+        "Comparison": "nasplug.comparison",
         "space_of": "nasplug.spaces.marked.space",
     },
 )

@@ -17,7 +17,8 @@ EXTRAS = {
     "sqlalchemy": "nasplug[tuning]", "loky": "nasplug[parallel]", "moocore": "nasplug[objectives]",
     "safetensors": "nasplug[torch]", "onnx": "nasplug[export]", "onnxscript": "nasplug[export]",
     "onnxruntime": "nasplug[export]", "cloudpickle": "nasplug[parallel]", "copier": "nasplug[new]",
-    "jinja2": "nasplug[report]", "plotly": "nasplug[report]",
+    "jinja2": "nasplug[report]", "plotly": "nasplug[report]", "pandas": "nasplug[compare]",
+    "statsmodels": "nasplug[compare]", "scikit_posthocs": "nasplug[compare]",
 }  # fmt: skip
 
 

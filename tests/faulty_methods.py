@@ -260,6 +260,12 @@ class BreaksAtItsBound(Correct):
         return rivals[[np.argmax(rivals.sum(1))]]
 
 
+class MisspellsAnAblation(Correct):
+    """It has no such hyperparameter."""
+
+    ablations = {"no tournament": {"rivals": 1}}  # noqa: RUF012 - read only
+
+
 class Dawdles(Correct):
     """Thinks for long."""
 

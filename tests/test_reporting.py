@@ -201,7 +201,7 @@ def test_a_methods_own_file_is_there_whole_or_not_at_all(selection, tmp_path):
     assert not list(tmp_path.glob("*.part*"))
 
 
-def test_incumbents():
+def testincumbents():
     scores = np.array([-np.inf, 1.0, 0.5, -np.inf, 2.0, 2.0, 3.0])
     assert incumbents(scores).tolist() == [-1, 1, 1, 1, 4, 4, 6]
     assert incumbents(np.array([2.0, 1.0])).tolist() == [0, 0]

@@ -38,6 +38,7 @@ FAULTS = {
     faulty.NotAsynchronous: ("learns_in_any_order", set()),
     faulty.StopsOneShort: ("spends_its_budget", {"takes_a_budget_of_one", "counts_repeats"}),
     faulty.BreaksAtItsBound: ("works_at_every_bound", set()),
+    faulty.MisspellsAnAblation: ("declares_ablations_it_takes", set()),
 }
 
 

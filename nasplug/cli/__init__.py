@@ -31,6 +31,8 @@ COMMANDS = {
     "doctor": ("doctor:doctor", "What would stop a run, and how to mend it."),
     "run": ("search:run", "Search with METHOD for a good architecture."),
     "tune": ("tune:tune", "Find good hyperparameters of METHOD: an Optuna study of searches."),
+    "compare": ("compare:compare", "Compare METHODs at equal budgets, seed by seed."),
+    "ablate": ("compare:ablate", "Compare METHOD with the variants of itself that it declares."),
     "resume": ("search:resume", "Continue an interrupted search with the same trials."),
     "retrain": ("deploy:retrain", "Train the winner of a run from scratch, in earnest."),
     "evaluate": ("deploy:evaluate", "The winner of a run on the test data."),

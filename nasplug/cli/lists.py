@@ -98,6 +98,7 @@ def show(method: str, as_json: bool) -> None:
         "paper": getattr(cls, "paper", ""),
         "problem": own_problem(method),
         "hyperparameters": [_describe(one) for one in declared.values()],
+        "ablations": {name: dict(s) for name, s in getattr(cls, "ablations", {}).items()},
     }
     if as_json:
         show_json(about)

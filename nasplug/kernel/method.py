@@ -12,7 +12,7 @@ params and ``nasplug show``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overload
@@ -144,11 +144,14 @@ class Method:
     """A paper: owns its state, declares its hyperparameters, implements hooks with `hookimpl`.
 
     `paper` is the citation; the first line of the docstring is what lists show. `problem` is what
-    the command line searches if nothing is said: really trained, nothing to download.
+    the command line searches if nothing is said: really trained, nothing to download. `ablations`
+    are the variants with which `nasplug ablate` compares the method, by what they are called:
+    ``{"without the graph": {"graph": False}}``.
     """
 
     paper: ClassVar[str] = ""
     problem: ClassVar[str] = "nb201/digits"
+    ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     asynchronous: ClassVar[bool] = False  # whether it can learn from trials in any order
     pareto: ClassVar[bool] = False  # whether it compares scores within a table or `search.scores`
 

@@ -101,8 +101,9 @@ class RunDirectory:
             raise NasplugError(f"{name} has a value of a type that it does not take")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if (path / "study.json").exists():
-                raise NasplugError(f"{path} holds a study: another --out starts a run")
+            for other in ("study", "comparison"):
+                if (path / f"{other}.json").exists():
+                    raise NasplugError(f"{path} holds a {other}: another --out starts a run")
             _refuse_links(path)
         except OSError as error:
             raise NasplugError(f"cannot write the run directory {path}: {error}") from None

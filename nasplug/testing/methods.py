@@ -452,6 +452,21 @@ def works_at_every_bound(bench: Bench) -> None:
                 raise AssertionError(f"{name}={extreme}: {error}") from error
 
 
+@checks.add("spell the settings of `ablations` as the hyperparameters that the method declares")
+def declares_ablations_it_takes(bench: Bench) -> None:
+    """Each of its ablations is a setting that it takes, and another one than its own."""
+    method = bench.fresh()
+    declared = getattr(method, "ablations", {})
+    if not declared:
+        raise NotApplicable("it declares no ablations")
+    for name, settings in declared.items():
+        try:
+            changed = type(method)(**{**method.hyperparameters, **settings})
+        except Exception as error:
+            raise AssertionError(f"{name}: {error}") from error
+        assert changed.hyperparameters != method.hyperparameters, f"{name} changes nothing"
+
+
 def _extremes(one: Hyperparameter[Any], declared: dict[str, Hyperparameter[Any]]) -> Iterator[Any]:
     """Its bounds, so far as another hyperparameter can be to allow them, or its choices."""
     if isinstance(one, Bool):

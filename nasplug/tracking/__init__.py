@@ -111,7 +111,7 @@ def sync(run_dir: Path | str, to: str | None = None) -> dict[str, Any]:
     directory is sent with all its searches; its trials are those.
     """
     path = Path(run_dir).absolute()
-    if not (is_study(path) or is_retraining(path)):
+    if not (is_study(path) or is_comparison(path) or is_retraining(path)):
         RunDirectory.open(run_dir)
     if not _installed():
         raise NasplugError("MLflow is not installed: pip install nasplug[tracking]")
@@ -212,6 +212,11 @@ def is_study(path: Path) -> bool:
 def is_retraining(path: Path) -> bool:
     """Whether it is the folder of a retraining, in that of its search."""
     return (path / RETRAINING).exists()
+
+
+def is_comparison(path: Path) -> bool:
+    """Whether it is the directory of a comparison (see nasplug.comparison)."""
+    return (path / "comparison.json").exists()
 
 
 def read_lines(file: Path, offset: int = 0) -> list[tuple[dict[str, Any], int]]:

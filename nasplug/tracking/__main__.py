@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nasplug.tracking import is_retraining, is_study
+from nasplug.tracking import is_comparison, is_retraining, is_study
 
 if TYPE_CHECKING:
     from nasplug.tracking.sender import Sender
@@ -54,8 +54,9 @@ def main() -> None:
 
 
 def _sender(path: Path) -> type[Sender]:
-    """That of a search, of a study or of a retraining."""
-    return _loaded("Study" if is_study(path) else "Retraining" if is_retraining(path) else "")
+    """That of a search, of a study, a comparison or a retraining."""
+    kinds = {"Study": is_study, "Comparison": is_comparison, "Retraining": is_retraining}
+    return _loaded(next((kind for kind, holds in kinds.items() if holds(path)), ""))
 
 
 @cache

@@ -24,6 +24,7 @@ OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 NONE, SKIP, CONV_1X1, CONV_3X3, POOL = range(5)
 
 EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))  # (target, source), as in the string
+PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))  # edges from the input to the output
 
 COLORS = ("#c8ccd0", "#6b7280", "#4c9f70", "#2f6db5", "#d9822b")
 
@@ -88,6 +89,19 @@ class NB201(Sized):
         """(n, 6) -> (n, 6): the arch of lowest index that computes the same expression."""
         return self.from_index(_representatives()[self.index(archs)])
 
+    def paths(self, archs: Archs) -> npt.NDArray[np.float32]:
+        """(n, 6) -> (n, 84): which sequences of operations lead from input to output.
+
+        The path encoding of White et al., "BANANAS", AAAI 2021: 4 + 16 + 64 sequences, by length
+        and then in lexicographic order. In the authors' code none is an operation of a path, too.
+        """
+        ops = np.asarray(archs)[:, :, None] == np.arange(1, len(OPS))  # (n, 6, 4)
+        found = []
+        for length in (1, 2, 3):
+            there = [_along(ops, path) for path in PATHS if len(path) == length]
+            found.append(np.any(there, axis=0))
+        return np.concatenate(found, axis=1).astype(np.float32)
+
     def costs(self, archs: Archs) -> Cost:
         """(n, 6) -> (2, n): parameters, and multiply-adds of one image.
 
@@ -151,6 +165,14 @@ class NB201(Sized):
             ax.text(
                 node, 0, label, color="white", weight="bold", ha="center", va="center", zorder=4
             )
+
+
+def _along(ops: npt.NDArray[np.bool_], path: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """(n, edges, o) one-hot operations -> (n, o^len) which sequence lies along a path."""
+    found = ops[:, path[0]]
+    for edge in path[1:]:
+        found = (found[:, :, None] & ops[:, edge, None]).reshape(len(ops), -1)
+    return found
 
 
 @cache

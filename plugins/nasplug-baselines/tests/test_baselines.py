@@ -13,7 +13,7 @@ from nasplug_baselines.reinforce import Reinforce
 
 SPACE = Space({f"d{i}": range(4) for i in range(6)})
 METHODS = ["random", "regularized-evolution", "local-search", "reinforce"]
-CHECKED = [*METHODS, "nsga2", "hyperband", "successive-halving"]
+CHECKED = [*METHODS, "bananas", "nsga2", "hyperband", "successive-halving"]
 CHECKS = {f"{name}-{check}": check for name in CHECKED for check in method_checks(name)}
 
 

@@ -51,6 +51,11 @@ class AutoSpace(Oneshot):
     paper = "Zhou et al., AutoSpace: NAS with Less Human Interference, ICCV 2021"
     problem = "open-cells/digits"
 
+    ablations = {  # noqa: RUF012 - read only
+        "without reference": {"reference": "none"},  # Figure 3 and Table 5
+        "without compensation": {"compensate": False},
+    }
+
     K = Int(
         9, low=2, high=1000, at_most="population",
         doc="cells of a layer in the supernet, and in the learned space",

@@ -22,6 +22,10 @@ def register_methods(register):  # type: ignore[no-untyped-def]
         "REINFORCE: a softmax per decision, learned by policy gradient with a moving baseline.",
     )  # fmt: skip
     register(
+        "bananas", "nasplug_baselines.bananas:Bananas",
+        "BANANAS: of mutants of the best, an ensemble of networks picks by Thompson sampling.",
+    )  # fmt: skip
+    register(
         "nsga2", "nasplug_baselines.nsga2:NSGA2",
         "NSGA-II: evolution for several objectives, by front and crowding distance.",
     )  # fmt: skip

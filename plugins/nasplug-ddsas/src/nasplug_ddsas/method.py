@@ -36,6 +36,11 @@ class DDSAS(Oneshot):
 
     paper = "Yang et al., DDSAS: Dynamic and Differentiable Space-Architecture Search, ACML 2021"
 
+    ablations = {  # noqa: RUF012 - read only
+        "shrinking": {"mode": "shrink"},  # Table 2
+        "expanding": {"mode": "expand"},  # Table 2
+    }
+
     L = Int(0, low=0, high=10_000, doc="operations in a subspace, per cell; 0: two per edge")
     M = Int(0, low=0, high=100_000, doc=f"steps in a subspace; 0: {STEPS}, an epoch at most")
     mode = Choice(

@@ -50,6 +50,17 @@ class DSM(Method):
         "Chen et al., Automated Dominative Subspace Mining for Efficient Neural Architecture Search"
     )
 
+    ablations = {  # noqa: RUF012 - read only
+        "random edits": {"policy": "random"},  # Figure 7, random search with subspace update
+        "fixed subspaces": {"fixed": True},  # Figure 7
+        "absolute reward": {"absolute": True},  # Figure 8(a)
+        "without subspace graph": {"graph": False},  # Figure 8(b)
+        "K=1": {"K": 1},  # Figure 9(a)
+        "K=10": {"K": 10},
+        "M=3": {"M": 3},  # Figure 9(b)
+        "M=5": {"M": 5},
+    }
+
     K = Int(4, low=1, high=64, doc="number of candidate subspaces")
     M = Int(1, low=1, high=64, doc="local search distance: edits of a center")
     samples = Int(4, low=1, high=256, doc="children per update of the policy")

@@ -48,6 +48,11 @@ class LISSNAS(Method):
 
     paper = "Gopal et al., LISSNAS: Locality-based Iterative Search Space Shrinkage, IJCAI 2023"
 
+    ablations = {  # noqa: RUF012 - read only
+        "no neighbors": {"neighbors": "none"},  # Table 10
+        "without locality": {"neighbors": "random"},  # Table 10
+    }
+
     size = Int(
         350, low=0, high=100_000_000, tunable=False,
         doc="archs left at the end; 0: whatever the best tenth and their neighbors come to",

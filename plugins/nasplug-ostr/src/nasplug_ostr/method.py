@@ -23,6 +23,12 @@ class OStrDarts(Oneshot):
         "Yang et al., OStr-DARTS: Differentiable Architecture Search based on Operation Strength"
     )
 
+    ablations = {  # noqa: RUF012 - read only; Table V and Figure 9
+        "by magnitude": {"criterion": "magnitude"},
+        "naive pruning": {"criterion": "naive"},
+        "strength*": {"criterion": "strength*"},
+    }
+
     criterion = Choice("strength", choices=CRITERIA, doc="how operations are selected")
     variant = Choice("darts", choices=("darts", "pc-darts"), doc="how the supernet is trained")
     patience = Int(
