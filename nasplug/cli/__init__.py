@@ -34,9 +34,15 @@ COMMANDS = {
     "compare": ("compare:compare", "Compare METHODs at equal budgets, seed by seed."),
     "ablate": ("compare:ablate", "Compare METHOD with the variants of itself that it declares."),
     "resume": ("search:resume", "Continue an interrupted search with the same trials."),
-    "retrain": ("deploy:retrain", "Train the winner of a run from scratch, in earnest."),
-    "evaluate": ("deploy:evaluate", "The winner of a run on the test data."),
-    "export": ("deploy:export", "The winner of a run as a file: onnx, export, state, python."),
+    "retrain": (
+        "deploy:retrain",
+        "Train the best arch of a finished run from scratch, in earnest.",
+    ),
+    "evaluate": ("deploy:evaluate", "Measure the winner of a finished run on the test data."),
+    "export": (
+        "deploy:export",
+        "Write the winner of a finished run to a file: onnx, export, state, python.",
+    ),
     "profile": (
         "profile:profile",
         "Latency, peak memory and size of the winner of a run, or any arch.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from math import ceil, comb, log2
 from pathlib import Path
@@ -15,6 +14,7 @@ from nasplug.comparison.pictures import draw_critical_differences, draw_curves, 
 from nasplug.comparison.result import LEVEL, Comparison
 from nasplug.comparison.searches import Record, Task
 from nasplug.files import replacing
+from nasplug.run.markup import in_latex, in_markdown
 from nasplug.run.report import write_csv
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 SEARCH = ("report", "value", "trials", "failed", "cost", "seconds", "arch")
 MOMENT = ("trial", "cost", "seconds", "report", "value")  # of a record's curve
-LATEX = {c: rf"\{c}" for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-}  # fmt: skip
 
 
 def write(folder: Path, found: Sequence[tuple[Task, Record]]) -> None:
@@ -156,15 +153,15 @@ def _record(tests: pd.DataFrame, method: str) -> tuple[int, int, int]:
 
 def markdown(comparison: Comparison) -> str:
     """Methods by problems, in Markdown."""
-    head, rows = _paper(comparison, _in_markdown, "**{}**".format)
+    head, rows = _paper(comparison, in_markdown, "**{}**".format)
     lines = [head, ["---"] * len(head), *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{table}\n\n{_in_markdown(_caption(comparison))}\n"
+    return f"{table}\n\n{in_markdown(_caption(comparison))}\n"
 
 
 def latex(comparison: Comparison) -> str:
     """The same for LaTeX, with booktabs."""
-    head, rows = _paper(comparison, _in_latex, r"\textbf{{{}}}".format)
+    head, rows = _paper(comparison, in_latex, r"\textbf{{{}}}".format)
     lines = "\n".join(f"{' & '.join(line)} \\\\" for line in rows)
     return (
         f"% {_caption(comparison)}\n\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}\n\\toprule\n"
@@ -205,11 +202,3 @@ def _caption(comparison: Comparison) -> str:
         f"{words}: mean±standard deviation; bold: the best, and what Wilcoxon's signed-rank test "
         f"with Holm's correction does not tell from it at {LEVEL:.0%}."
     )
-
-
-def _in_markdown(text: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]()#|~<>])", r"\\\1", " ".join(text.split()))
-
-
-def _in_latex(text: str) -> str:
-    return "".join(LATEX.get(c, c) for c in " ".join(text.split())).replace("±", r"$\pm$")

@@ -125,6 +125,7 @@ def command(run: Run) -> str:
     else as it was called."""
     about, options = run.about, run.about["options"]
     unsaid = about["within"] or about["init"] == "archs" or about["prune"] == ""
+    unsaid = unsaid or options["latency"]  # a table, whose file may be gone
     if about["problem"] is None or unsaid:
         return shlex.join(about["environment"].get("command", []))
     words = ["nasplug", "run", run.method, "--on", about["problem"]]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nasplug.run.markup import in_latex, in_markdown
+
 LARGE = 10**9  # written as a power of ten from here on
-LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
-}  # fmt: skip
 
 
 def cell(value: Any) -> str:
@@ -42,7 +38,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         return f"| {' | '.join(cells)} |"
 
     def text(value: Any) -> str:
-        return re.sub(r"([\\`*_\[\]<>|~#])", r"\\\1", " ".join(cell(value).split()))
+        return in_markdown(cell(value))
 
     names = columns(rows)
     rules = ["---:" if numeric(rows, name) else "---" for name in names]
@@ -54,7 +50,7 @@ def latex(rows: Sequence[Mapping[str, Any]]) -> str:
     """A tabular with the rules of the package booktabs."""
 
     def text(value: Any) -> str:
-        return "".join(LATEX.get(character, character) for character in cell(value))
+        return in_latex(cell(value))
 
     def line(cells: Sequence[Any]) -> str:
         return " & ".join(map(text, cells)) + r" \\"
