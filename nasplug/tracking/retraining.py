@@ -82,7 +82,8 @@ class RetrainingSender(Sender):
     def _summarise(self, status: Mapping[str, Any]) -> None:
         result = self._record().get("result") or {}
         when = int(1000 * status["time"])
-        self._log([Metric(name, x, when, self._notes["sent"]) for name, x in result.items()])
+        whole = {name: x for name, x in result.items() if name in ("params", "seconds")}
+        self._log([Metric(name, x, when, self._notes["sent"]) for name, x in whole.items()])
         if result and self._notes["model"] is None and (self.path / NETWORK).exists():
             self._note(model=self._register())
         self._end(status, self._text(status, result), when)
