@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nasplug.reports.api import report
     from nasplug.run.api import resume, search
     from nasplug.run.load import load
+    from nasplug.spaces.elastic.space import elastic
     from nasplug.spaces.marked.space import space_of
     from nasplug.tuning import tune
 
@@ -30,9 +31,9 @@ __all__ = [
     "ENUMERABLE", "ArchSet", "Archs", "Ball", "Bool", "Choice", "Comparison", "Evaluator", "Float",
     "Hyperparameter", "Int", "Layered", "Mask", "Method", "NasplugError", "Problem", "Range",
     "Region", "Search", "Selection", "Source", "Space", "State", "Subspace", "Trial", "TrialPruned",
-    "Trials", "__version__", "ablate", "best_trials", "compare", "evaluate", "export", "hookimpl",
-    "load", "problem", "problems", "report", "resume", "retrain", "search", "space", "space_of",
-    "tune", "unknown",
+    "Trials", "__version__", "ablate", "best_trials", "compare", "elastic", "evaluate", "export",
+    "hookimpl", "load", "problem", "problems", "report", "resume", "retrain", "search", "space",
+    "space_of", "tune", "unknown",
 ]  # fmt: skip
 
 # What brings more along than numpy and pluggy is imported when it is used.
@@ -51,5 +52,6 @@ __getattr__ = late(
         "ablate": "nasplug.comparison",
         "Comparison": "nasplug.comparison",
         "space_of": "nasplug.spaces.marked.space",
+        "elastic": "nasplug.spaces.elastic.space",
     },
 )

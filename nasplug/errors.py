@@ -19,6 +19,7 @@ EXTRAS = {
     "onnxruntime": "nasplug[export]", "cloudpickle": "nasplug[parallel]", "copier": "nasplug[new]",
     "jinja2": "nasplug[report]", "plotly": "nasplug[report]", "pandas": "nasplug[compare]",
     "statsmodels": "nasplug[compare]", "scikit_posthocs": "nasplug[compare]",
+    "torch_pruning": "nasplug[elastic]",
 }  # fmt: skip
 
 

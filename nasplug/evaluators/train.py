@@ -23,7 +23,6 @@ from nasplug.nn.data import Given, Images
 from nasplug.nn.task import CLASSIFICATION
 from nasplug.nn.training import initialise, train
 from nasplug.nn.weights import inherit_weights, save_weights
-from nasplug.spaces.marked.space import Marked
 
 LR, BATCH = 0.1, 64
 WEIGHTS = ".safetensors"  # after the number of a trial
@@ -89,7 +88,7 @@ class TrainEvaluator(FunctionEvaluator):
             space = space if suited.sizes == space.sizes else suited
         else:
             self.images = datasets.load(data, seed)
-            if isinstance(space, Marked) and not isinstance(given.data, str | Images):
+            if space.own and not isinstance(given.data, str | Images):
                 self.images = self.images.as_given()
             space = self.images.size(space)
             self.try_out(space)
@@ -112,7 +111,7 @@ class TrainEvaluator(FunctionEvaluator):
 
     def try_out(self, space: Space) -> None:
         """NasplugError that says what does not fit, if networks cannot learn the data."""
-        arch = space.runs if isinstance(space, Marked) else space.sample(1, self.seed)[0]
+        arch = space.runs if hasattr(space, "runs") else space.sample(1, self.seed)[0]
 
         def build() -> nn.Module:
             model = space.build(arch)

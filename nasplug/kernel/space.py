@@ -77,6 +77,7 @@ class Space:
 
     name = "custom"
     sizes: Mapping[str, int] = MappingProxyType({})  # of the networks that it builds
+    own = False  # whether these are the user's own, which take data as they are given
 
     def __init__(self, decisions: Mapping[str, Sequence[Any]], name: str | None = None) -> None:
         if not isinstance(decisions, Mapping) or not decisions:

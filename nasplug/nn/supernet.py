@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from nasplug.errors import NasplugError
 from nasplug.kernel.space import Archs, Space
-from nasplug.kernel.subspace import Region, Subspace
+from nasplug.kernel.subspace import Mask, Region, Subspace
 from nasplug.nn.data import Images, Part
 from nasplug.nn.mixed import Bools, batch_statistics, inherit, mix
 from nasplug.nn.training import score
@@ -30,9 +29,9 @@ class Supernet(nn.Module):
     where a decision has fewer choices the last places are none, and never allowed.
 
     decisions: {name: names of its choices}. costs: (D, O) multiply-adds that each choice adds to
-    the network, `fixed` what every network has. A subclass says how archs read in it (`chosen`,
-    `select`, `region`, `allowed`), and, if it is made of cells, which decisions belong together
-    (`groups`, `incoming`).
+    the network, `fixed` what every network has. How archs read in it (`chosen`, `select`, `region`,
+    `allowed`) a subclass says if its decisions are not those of the space, and, if it is made of
+    cells, which belong together (`groups`, `incoming`).
     """
 
     def __init__(
@@ -108,26 +107,30 @@ class Supernet(nn.Module):
 
     # ---- archs, masks and scores
 
-    @abstractmethod
     def chosen(self, archs: Archs) -> Bools:
         """(n, d) -> (n, D, O): the choice of each decision; all False for an edge left out."""
+        return np.asarray(archs)[..., None] == np.arange(self.exists.shape[1])
 
-    @abstractmethod
     def select(self, scores: Floats, region: Region | None = None) -> Archs:
         """(D, O) -> (d,): the arch of the highest scores, by the rules of the space.
 
         Scores outside of a mask are -inf. region: where it must lie, if that is more than a mask
         of the choices can say.
         """
+        return np.where(self.exists, scores, -np.inf).argmax(-1).astype(self.space.dtype)
 
-    @abstractmethod
     def region(self, mask: Bools) -> Subspace:
         """The archs whose choices are all in the mask."""
+        return Mask(self.space, mask)
 
-    @abstractmethod
     def allowed(self, region: Region) -> Bools:
         """(D, O): the choices that the archs of a region have; NasplugError if it is of a kind
         that cannot be trained as one network."""
+        if isinstance(region, Space):
+            return self.exists
+        if isinstance(region, Mask):
+            return region.allowed
+        raise self.refuse(region)
 
     def refuse(self, region: Region) -> NasplugError:
         return NasplugError(

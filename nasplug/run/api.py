@@ -476,12 +476,15 @@ def shrunk(space: Space, run_dir: Path | str) -> Subspace:
 
 
 def marked(model: Callable[[], Any] | str | None, space: Space | None = None) -> Space | None:
-    """The space of a network of the user's own, or of its name; if there is none, the other one."""
+    """The space of a network of the user's own, or of its name; that which a function returns; if
+    there is no model, the other one."""
     if model is None:
         return space
     if space is not None:
         raise NasplugError("give space= or model=, not both: a model has a space of its own")
     factory = imported(model) if isinstance(model, str) else model
+    if inspect.isfunction(factory) and isinstance(made := factory(), Space):
+        return made
     try:
         found: Space = import_module("nasplug.spaces.marked.space").space_of(factory)
     except ImportError as error:

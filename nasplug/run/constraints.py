@@ -19,7 +19,7 @@ from nasplug.spaces.latency import UNITS
 
 KNOWN = ("params", "flops")  # of an arch before it is scored, where the space knows them
 MOST = 65_536  # archs drawn at a time to find feasible ones
-VAIN = 20  # times in a row without one after which there are none
+SELDOM = 0.01  # the share of feasible ones below which others are brought nearer
 TRIES = 100  # times that an arch is mutated to find a feasible one
 OPERATORS = {"<=": np.less_equal, "<": np.less, ">=": np.greater_equal, ">": np.greater}
 
@@ -56,9 +56,21 @@ class Constraint:
                 own = {} if self.latency.known else getattr(search.problem.evaluator, "units", {})
                 unit = own.get(LATENCY, "ms")
                 self.limit, self.unit = self.limit * UNITS[self.unit] / UNITS[unit], unit
+        elif self.unit == "x":
+            self._relate(search.space)
         elif self.unit:
             raise NasplugError(f"{self}: {self.name} has no unit, {self.name}{self.operator}1e6")
         self.known = self.told_by(search.space)
+
+    def _relate(self, space: Space) -> None:
+        """Take a limit such as ``0.5x`` for that share of the model that the space was made of."""
+        original = getattr(space, "original", None)
+        if original is None or self.name not in KNOWN:
+            raise NasplugError(
+                f"{self} is a share of the {' or '.join(KNOWN)} of a model that nasplug.elastic made "
+                f"a space of, and {space.name} has no {self.name} of one: give a number"
+            )
+        self.limit, self.unit = self.limit * float(self.values(space, original[None])[0]), ""
 
     def holds(self, trials: Trials, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
         """Which of these rows keep to it; one without a value, such as a failed one, breaks none.
@@ -98,6 +110,11 @@ class Constraint:
         """(n, d) -> (n,): what is known of some archs."""
         tell = getattr(space, self.name) if self.latency is None else self.latency
         return np.asarray(tell(archs))
+
+    def excess(self, space: Space, archs: Archs) -> npt.NDArray[np.float64]:
+        """(n, d) -> (n,): how far they are beyond the limit, by its size; negative within it."""
+        beyond = (self.values(space, archs) - self.limit) / (abs(self.limit) or 1)
+        return np.asarray(beyond if self.operator.startswith("<") else -beyond)
 
     def of(self, trials: Trials) -> npt.NDArray[Any]:
         """(n,) the values of some trials, NaN where unknown."""
@@ -166,19 +183,50 @@ class Feasible(Subspace):
         return kept
 
     def sample(self, n: int, seed: Seed = None) -> Archs:
+        """Drawn at random, as the region does; where feasible ones are seldom, most are archs that
+        are drawn and then changed until they are feasible."""
         rng = np.random.default_rng(seed)
-        found, size, vain = np.empty((0, self.space.d), self.space.dtype), max(n, 1), 0
+        found, size, total = np.empty((0, self.space.d), self.space.dtype), max(n, 1), 0
         while len(found) < n:
             drawn = self._region.sample(size, rng)
-            feasible = drawn[self._feasible(drawn)]
-            found, size = np.concatenate([found, feasible]), min(2 * size, MOST)
-            vain = 0 if len(feasible) else vain + 1
-            if vain == VAIN:
-                told = [one.nearest(one.values(self.space, drawn)) for one in self.constraints]
-                raise NasplugError(
-                    f"nothing was found in {self.describe()}: {', '.join(told)}; loosen constraints"
-                )
+            found, total = np.concatenate([found, drawn[self._feasible(drawn)]]), total + size
+            if total >= MOST and len(found) < min(n, SELDOM * total):
+                found = np.concatenate([found, self._changed(drawn[: n - len(found)], rng)])
+            size = min(2 * size, MOST)
         return found[:n]
+
+    def _changed(self, archs: Archs, rng: np.random.Generator) -> Archs:
+        """(n, d) -> (n, d): feasible archs, each with some decisions of one far within the limits;
+        NasplugError if there is none."""
+        goal = self._innermost(archs)
+        order = rng.permuted(np.tile(np.arange(self.space.d), (len(archs), 1)), axis=1)
+        left = np.arange(len(archs))
+        for step in range(self.space.d):
+            left = left[~self.contains(archs[left])]
+            at = order[left, step]
+            archs[left, at] = goal[at]
+        return archs
+
+    def _innermost(self, archs: Archs) -> Archs:
+        """(d,): where changes of one decision lead to from the best of some archs, each to what
+        is the farthest within all limits."""
+        excess = self._excess(archs)
+        arch, least = archs[excess.argmin()], excess.min()
+        while (
+            len(near := self._region.neighbors(arch))
+            and (excess := self._excess(near)).min() < least
+        ):
+            arch, least = near[excess.argmin()], excess.min()
+        if not self._feasible(arch[None])[0]:
+            told = [one.nearest(one.values(self.space, arch[None])) for one in self.constraints]
+            raise NasplugError(
+                f"nothing was found in {self.describe()}: {', '.join(told)}; loosen constraints"
+            )
+        return arch
+
+    def _excess(self, archs: Archs) -> npt.NDArray[np.float64]:
+        """(n, d) -> (n,): how far they are beyond the limit that they are farthest beyond."""
+        return np.max([one.excess(self.space, archs) for one in self.constraints], axis=0)
 
     def mutate(self, archs: Archs, seed: Seed = None, distance: int = 1) -> Archs:
         """As the region does; where nothing near is found to be feasible, any member that is."""

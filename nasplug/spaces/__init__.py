@@ -8,6 +8,7 @@ from nasplug.hookspecs import hookimpl
 if TYPE_CHECKING:
     from nasplug.spaces.anynetx import AnyNetX
     from nasplug.spaces.darts.space import Darts, EdgeMask
+    from nasplug.spaces.elastic.space import Elastic
     from nasplug.spaces.fairnas import FairNAS
     from nasplug.spaces.graph import Graph
     from nasplug.spaces.learned import Learned
@@ -42,6 +43,7 @@ SPACES = {
 MODULES = {  # of the classes
     **{target.split(":")[1]: f"{__name__}.{target.split(':')[0]}" for target, _ in SPACES.values()},
     "EdgeMask": f"{__name__}.darts.space",
+    "Elastic": f"{__name__}.elastic.space",
     "Learned": f"{__name__}.learned",
     "Marked": f"{__name__}.marked.space",
     "Sized": f"{__name__}.sized",
@@ -49,9 +51,9 @@ MODULES = {  # of the classes
 }
 
 __all__ = [
-    "NB101", "NB201", "AnyNetX", "Darts", "EdgeMask", "FairNAS", "Graph", "Learned", "Macro",
-    "ManualIRB", "Marked", "MobileNet", "OpenCells", "ShuffleNetV2", "Sized", "SkeletonSpace",
-    "TransNASCell", "TransNASMacro",
+    "NB101", "NB201", "AnyNetX", "Darts", "EdgeMask", "Elastic", "FairNAS", "Graph", "Learned",
+    "Macro", "ManualIRB", "Marked", "MobileNet", "OpenCells", "ShuffleNetV2", "Sized",
+    "SkeletonSpace", "TransNASCell", "TransNASMacro",
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nasplug.nn.mixed import Bools
+from nasplug.nn.profile import Counter
 from nasplug.spaces.cost import Cost
 from nasplug.spaces.elastic.groups import (
     Axis,
@@ -20,10 +21,8 @@ from nasplug.spaces.elastic.groups import (
     cut,
     pruned,
     removed,
-    unit_of,
     within,
 )
-from nasplug.spaces.marked.space import Counter
 
 Widths = Sequence[int]  # for each group, which row of `Group.kept` it has
 
@@ -126,7 +125,7 @@ class Costs:
             size = self._there(name, dropped) * np.ones(len(widths), np.int64)
             for dim in dims:
                 size *= dim
-            total += [size, each * size]
+            total += np.stack([size, each * size])
         for block, more in self.rest.items():
             total[1] += more * self._there(block, dropped)
         return total
@@ -134,7 +133,7 @@ class Costs:
     def _there(self, name: str, dropped: Bools) -> Bools:
         """(n,): whether no block that it is in is left out."""
         inside = [within(name, block) for block in self.blocks]
-        return ~dropped[:, inside].any(1)
+        return np.asarray(~dropped[:, inside].any(1))
 
 
 class Attributed(Counter):

@@ -1,6 +1,7 @@
 """Which channels of a network belong together, and which blocks may be left out.
 
-torch-pruning follows the layers: Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023.
+torch-pruning follows the layers: Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR
+2023.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch_pruning
 from torch import Tensor, nn
-from torch_pruning.ops import OPTYPE
 
-from nasplug.errors import NasplugError
+from nasplug.errors import NasplugError, lacking
+
+try:
+    import torch_pruning
+    from torch_pruning.ops import OPTYPE
+except ImportError as error:
+    raise lacking("elastic", error) from None
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -92,7 +97,8 @@ def find(model: nn.Module, example: Tensor) -> tuple[list[Group], list[Stage], d
     order = {name: i for i, name in enumerate(modules)}
     shared = shared_weights(model)
     blocks = whole_blocks(model, example)
-    groups, fixed = [], {}
+    groups: list[Group] = []
+    fixed: dict[str, str] = {}
     stages: dict[tuple[str, str], list[tuple[str, bool]]] = {}
     for found in graph.get_all_groups(root_module_types=ROOTS):
         parts, parameters, makers, takers = read(graph, found)
@@ -154,7 +160,10 @@ def shared_weights(model: nn.Module) -> dict[str, str]:
 def read(graph: Any, found: Any) -> tuple[list[Part], list[Axis], list[str], list[str]]:
     """Of a group of torch-pruning: its parts, parameters that belong to no layer, the layers that
     make its channels and those that take them."""
-    parts, parameters, makers, takers = [], [], [], []
+    parts: list[Part] = []
+    parameters: list[Axis] = []
+    makers: list[str] = []
+    takers: list[str] = []
     for item in found:
         dep, idxs, roots = item.dep, item.idxs, item.root_idxs
         node, module = dep.target, dep.target.module
@@ -246,9 +255,9 @@ def pruned(layer: nn.Module, parts: Iterable[tuple[Part, list[int]]]) -> nn.Modu
     for part, channels in parts:
         together.setdefault(part.prune, set()).update(channels)
     small = deepcopy(layer).to("meta")
-    for prune, channels in together.items():
-        if channels:
-            prune(small, sorted(channels))
+    for prune, gone in together.items():
+        if gone:
+            prune(small, sorted(gone))
     return small
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nasplug.errors import NasplugError
 from nasplug.kernel.space import Archs
+from nasplug.nn.profile import Counter
 from nasplug.spaces.cost import Cost, Costed
 from nasplug.spaces.elastic.cuts import Costs, Cuts
 from nasplug.spaces.elastic.groups import (
@@ -29,7 +30,6 @@ from nasplug.spaces.elastic.groups import (
     unit_of,
     units,
 )
-from nasplug.spaces.marked.space import Counter
 
 
 class Elastic(Costed):
@@ -43,6 +43,8 @@ class Elastic(Costed):
     channels they keep, the most important ones; or about the depth of a stage, of which the first
     blocks stay. `build` gives plain networks with the weights of the model.
     """
+
+    own = True
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         check(model, example)
@@ -145,7 +147,8 @@ class Elastic(Costed):
     def _find_widths(self) -> dict[str, tuple[list[int], Ints]]:
         """{decision: (its groups, the row of `Group.kept` of each choice)}: the groups of a block
         are one decision, others each their own."""
-        blocks, found = units(self.model), {}
+        blocks = units(self.model)
+        found: dict[str, list[int]] = {}
         for g, group in enumerate(self.groups):
             name = unit_of(group.layers, blocks) or group.makers[0]
             found.setdefault(name, []).append(g)
@@ -216,7 +219,7 @@ class Elastic(Costed):
     # ---- networks
 
     def build(self, arch: npt.ArrayLike) -> nn.Module:
-        """One arch -> its network, with the weights of the model, in which nothing is of nasplug."""
+        """One arch -> its network, with the model's weights, in which nothing is of nasplug."""
         return self.cuts.shrink(deepcopy(self.model), *self.taken(self.arch(arch)))
 
     def supernet(self, region: Any = None, partial: int = 1) -> nn.Module:

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from nasplug.errors import NasplugError
-from nasplug.kernel.space import Archs, Space
-from nasplug.kernel.subspace import Mask, Region
+from nasplug.kernel.space import Archs
 from nasplug.nn.choices import Options, Sharing, taken_weights
 from nasplug.nn.mixed import Bools, Zero, batch_statistics
-from nasplug.nn.supernet import Floats, Supernet
+from nasplug.nn.supernet import Supernet
 from nasplug.nn.task import call, rows_of, to
 from nasplug.nn.training import initialise
 from nasplug.spaces.marked.space import Marked
@@ -133,21 +132,3 @@ class MarkedSupernet(Supernet):
         if not all(isinstance(output, Tensor) for output in outputs):
             return None
         return [output.shape for output in outputs]
-
-    # ---- archs, masks and scores
-
-    def chosen(self, archs: Archs) -> Bools:
-        return np.asarray(archs)[..., None] == np.arange(self.exists.shape[1])
-
-    def select(self, scores: Floats, region: Region | None = None) -> Archs:
-        return np.where(self.exists, scores, -np.inf).argmax(-1).astype(self.space.dtype)
-
-    def region(self, mask: Bools) -> Mask:
-        return Mask(self.space, mask)
-
-    def allowed(self, region: Region) -> Bools:
-        if isinstance(region, Space):
-            return self.exists
-        if isinstance(region, Mask):
-            return region.allowed
-        raise self.refuse(region)

@@ -44,6 +44,8 @@ class Marked(Space):
     same.
     """
 
+    own = True
+
     def __init__(
         self,
         factory: Callable[[], nn.Module],

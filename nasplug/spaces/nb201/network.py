@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nasplug.kernel.space import Archs, Space
-from nasplug.kernel.subspace import Mask, Region
+from nasplug.kernel.space import Archs
+from nasplug.kernel.subspace import Region
 from nasplug.nn.convolution import AvgPool, Pointwise, convolution
-from nasplug.nn.mixed import Bools, MixedOp, Op, Shared, Zero, check_partial, forget
-from nasplug.nn.supernet import Floats, Supernet, one_choice_costs
+from nasplug.nn.mixed import MixedOp, Op, Shared, Zero, check_partial, forget
+from nasplug.nn.supernet import Supernet, one_choice_costs
 from nasplug.spaces.nb201.space import CONV_1X1, CONV_3X3, NB201, NONE, OPS, SKIP
 
 Edge = Callable[[int, int], nn.Module]  # (what is on the edge, channels) -> its module
@@ -131,21 +131,5 @@ class NB201Supernet(Supernet):
         costs, fixed = one_choice_costs(space, np.zeros(space.d, np.int64))
         super().__init__(space, Network(space, range(space.d), edge), choices, costs, fixed)
 
-    def chosen(self, archs: Archs) -> Bools:
-        return np.asarray(archs)[..., None] == np.arange(len(OPS))
-
-    def select(self, scores: Floats, region: Region | None = None) -> Archs:
-        return scores.argmax(-1).astype(self.space.dtype)
-
     def incoming(self) -> list[list[int]]:
         return [[0], [1, 2], [3, 4, 5]]
-
-    def region(self, mask: Bools) -> Mask:
-        return Mask(self.space, mask)
-
-    def allowed(self, region: Region) -> Bools:
-        if isinstance(region, Space):
-            return self.exists
-        if isinstance(region, Mask):
-            return region.allowed
-        raise self.refuse(region)
