@@ -19,6 +19,7 @@ from nasplug.spaces.latency import UNITS
 
 KNOWN = ("params", "flops")  # of an arch before it is scored, where the space knows them
 MOST = 65_536  # archs drawn at a time to find feasible ones
+FEW = 4096  # archs that are drawn at least to see whether these are seldom
 SELDOM = 0.01  # the share of feasible ones below which others are brought nearer
 TRIES = 100  # times that an arch is mutated to find a feasible one
 OPERATORS = {"<=": np.less_equal, "<": np.less, ">=": np.greater_equal, ">": np.greater}
@@ -67,8 +68,8 @@ class Constraint:
         original = getattr(space, "original", None)
         if original is None or self.name not in KNOWN:
             raise NasplugError(
-                f"{self} is a share of the {' or '.join(KNOWN)} of a model that nasplug.elastic made "
-                f"a space of, and {space.name} has no {self.name} of one: give a number"
+                f"{self} is a share of what a model has, and only spaces of nasplug.elastic are made "
+                f"of one, for {' and '.join(KNOWN)}: give a number"
             )
         self.limit, self.unit = self.limit * float(self.values(space, original[None])[0]), ""
 
@@ -190,7 +191,7 @@ class Feasible(Subspace):
         while len(found) < n:
             drawn = self._region.sample(size, rng)
             found, total = np.concatenate([found, drawn[self._feasible(drawn)]]), total + size
-            if total >= MOST and len(found) < min(n, SELDOM * total):
+            if total >= FEW and len(found) < min(n, SELDOM * total):
                 found = np.concatenate([found, self._changed(drawn[: n - len(found)], rng)])
             size = min(2 * size, MOST)
         return found[:n]

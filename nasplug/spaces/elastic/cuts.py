@@ -39,6 +39,14 @@ class Cuts:
                 self.axes.setdefault(axis.tensor, []).append((g, axis))
             for part in group.parts:
                 self.parts.setdefault(part.layer, []).append((g, part))
+        # {weight: (dimension, group, by how much it is shorter for each width)}
+        self.lost = {
+            tensor: [
+                (axis.dim, g, np.array([cut(axis, kept).sum() for kept in groups[g].kept]))
+                for g, axis in axes
+            ]
+            for tensor, axes in self.axes.items()
+        }
         self._attributes: dict[Any, dict[str, Any]] = {}
         self._kept: dict[Any, list[tuple[int, Tensor]]] = {}
 
@@ -113,27 +121,27 @@ class Costs:
         for name, p in model.named_parameters():
             each = counter.weights.get(name, 0) // max(1, p.numel())
             self.weights.append((name, tuple(p.shape), each))
+        # Of weights and blocks: the numbers of the blocks that they are in.
+        self.inside = {
+            name: tuple(i for i, block in enumerate(blocks) if within(name, block))
+            for name in (*(name for name, *_ in self.weights), *self.rest)
+        }
 
     def of(self, cuts: Cuts, widths: Ints, dropped: Bools) -> Cost:
         """(n, groups) widths, (n, blocks) whether a block is left out -> (2, n)."""
         total = np.zeros((2, len(widths)), np.int64)
+        there = {inside: ~dropped[:, inside].any(1) for inside in set(self.inside.values())}
         for name, shape, each in self.weights:
             dims: list[Any] = [*shape]
-            for g, axis in cuts.axes.get(name, ()):
-                lost = np.array([cut(axis, kept).sum() for kept in cuts.groups[g].kept])
-                dims[axis.dim] = dims[axis.dim] - lost[widths[:, g]]
-            size = self._there(name, dropped) * np.ones(len(widths), np.int64)
-            for dim in dims:
-                size *= dim
+            for dim, g, lost in cuts.lost.get(name, ()):
+                dims[dim] = dims[dim] - lost[widths[:, g]]
+            size = there[self.inside[name]].astype(np.int64)
+            for n in dims:
+                size *= n
             total += np.stack([size, each * size])
         for block, more in self.rest.items():
-            total[1] += more * self._there(block, dropped)
+            total[1] += more * there[self.inside[block]]
         return total
-
-    def _there(self, name: str, dropped: Bools) -> Bools:
-        """(n,): whether no block that it is in is left out."""
-        inside = [within(name, block) for block in self.blocks]
-        return np.asarray(~dropped[:, inside].any(1))
 
 
 class Attributed(Counter):

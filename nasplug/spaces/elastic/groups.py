@@ -101,11 +101,12 @@ def find(model: nn.Module, example: Tensor) -> tuple[list[Group], list[Stage], d
     fixed: dict[str, str] = {}
     stages: dict[tuple[str, str], list[tuple[str, bool]]] = {}
     for found in graph.get_all_groups(root_module_types=ROOTS):
-        parts, parameters, makers, takers = read(graph, found)
+        makers, takers = ends(graph, found)
         makers.sort(key=order.__getitem__)
         for block, removable in residual(blocks, makers, takers):
             stages.setdefault((block.rpartition(".")[0], makers[0]), []).append((block, removable))
         try:
+            parts, parameters = read(graph, found)
             if tied := sorted({part.layer for part in parts} & set(shared)):
                 raise NasplugError(f"{tied[0]} shares a weight with {shared[tied[0]]}")
             kept = ranked(graph, found, modules, parts)
@@ -157,38 +158,40 @@ def shared_weights(model: nn.Module) -> dict[str, str]:
     }
 
 
-def read(graph: Any, found: Any) -> tuple[list[Part], list[Axis], list[str], list[str]]:
-    """Of a group of torch-pruning: its parts, parameters that belong to no layer, the layers that
-    make its channels and those that take them."""
-    parts: list[Part] = []
-    parameters: list[Axis] = []
+def ends(graph: Any, found: Any) -> tuple[list[str], list[str]]:
+    """The layers that make the channels of a group of torch-pruning, and those that take them."""
     makers: list[str] = []
     takers: list[str] = []
+    for dep, _ in found:
+        module = dep.target.module
+        if isinstance(module, ROOTS) and not depthwise(module):
+            out = graph.is_out_channel_pruning_fn(dep.handler)
+            (makers if out else takers).append(graph._module2name[module])
+    return makers, takers
+
+
+def read(graph: Any, found: Any) -> tuple[list[Part], list[Axis]]:
+    """The parts of a group of torch-pruning, and its parameters that belong to no layer."""
+    parts, parameters = [], []
     for item in found:
-        dep, idxs, roots = item.dep, item.idxs, item.root_idxs
-        node, module = dep.target, dep.target.module
+        node, module, prune = item.dep.target, item.dep.target.module, item.dep.handler
         if node.type == OPTYPE.PARAMETER:
-            dim = node.pruning_dim % module.ndim
-            place = places(module.shape[dim], idxs, roots)
-            parameters.append(Axis(graph._param_to_name[module], dim, place))
+            name, dim = graph._param_to_name[module], node.pruning_dim % module.ndim
+            parameters.append(Axis(name, dim, roots_of(item, module.shape[dim], name)))
         elif (name := graph._module2name.get(module)) is not None:
-            pruner = dep.handler.__self__
-            outwards = graph.is_out_channel_pruning_fn(dep.handler)
-            n = (pruner.get_out_channels if outwards else pruner.get_in_channels)(module)
-            if n is None:
-                continue
-            parts.append(Part(name, dep.handler, places(n, idxs, roots)))
-            if isinstance(module, ROOTS) and not depthwise(module):
-                (makers if outwards else takers).append(name)
-    return parts, parameters, makers, takers
+            out, pruner = graph.is_out_channel_pruning_fn(prune), prune.__self__
+            n = (pruner.get_out_channels if out else pruner.get_in_channels)(module)
+            if n is not None:
+                parts.append(Part(name, prune, roots_of(item, n, name)))
+    return parts, parameters
 
 
-def places(n: int, idxs: Iterable[int], roots: Iterable[int | None]) -> Ints:
-    """(n,): the root of each index, -1 for none."""
+def roots_of(item: Any, n: int, name: str) -> Ints:
+    """(n,): the channel of the group that each of some channels goes with, -1 for none."""
     found = np.full(n, -1)
-    for i, root in zip(idxs, roots, strict=True):
-        if root is None:
-            raise NasplugError("its channels are repeated in a way that is not followed")
+    for i, root in zip(item.idxs, item.root_idxs, strict=True):
+        if root is None or not 0 <= i < n:
+            raise NasplugError(f"which of its channels reach {name} is not known")
         found[i] = root
     return found
 
@@ -238,7 +241,7 @@ def axes_of(layer: nn.Module, part: Part, kept: Bools) -> Iterator[Axis]:
             # Several times the channels, such as queries, keys and values; or those of one group.
             many = n // channels
             roots = np.tile(part.roots, many) if many else part.roots[:n]
-            axis = Axis(f"{part.layer}.{name}", dim, roots)
+            axis = Axis(".".join(filter(None, [part.layer, name])), dim, roots)
             if len(roots) != n or n - cut(axis, kept[0]).sum() != small[name].shape[dim]:
                 raise NasplugError(f"how {name} of {part.layer} follows them is not known")
             yield axis

@@ -137,7 +137,7 @@ class Elastic(Costed):
         except Exception as error:
             return f"the network does not run with fewer: {first_line(error)}"
         if output.shape != self._output:
-            return "the network's output would have another shape"
+            return "the shape of the network's output would change"
         gone = np.isin(self._costs.blocks, dropped)[None]
         known = self._costs.of(cuts, np.array([widths], np.int64), gone)[:, 0]
         if known.tolist() != [sum(p.numel() for p in model.parameters()), counter.flops // 2]:

@@ -1,0 +1,196 @@
+"""Is a trained network halved by a search better than by uniform widths or global pruning?
+
+    python benchmarks/compression.py --seeds 3 --out benchmarks/results/compression.json
+
+A ResNet and a MobileNetV3 of timm, sized for 32x32 images and a CPU, are trained on a part of
+CIFAR-10 and brought to half of their multiply-adds: by searches of their elastic space (spos, dsm,
+random), by torch-pruning with one ratio for all layers (uniform widths) and by its global pruning.
+All inherit the trained weights by the same importance, and are fine-tuned alike. Searches see
+training and validation images only; what is reported is the accuracy on test images. Last line: one
+JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import timm
+import torch
+import torch_pruning
+from scipy import stats
+from timm.models.resnet import BasicBlock, ResNet
+from torch import nn
+
+import nasplug
+from nasplug import nn as nnas
+
+SHARE = 0.5
+TRAIN, VAL, TEST = 6000, 1500, 5000  # images
+EPOCHS, TUNED = 16, 8  # of the training, and of the fine-tuning
+LR, TUNED_LR = 0.05, 0.02
+SHORT = f"train:epochs=1,lr={TUNED_LR}"
+METHODS: dict[str, dict[str, Any]] = {
+    "spos": {
+        "budget": 40, "epochs": 6, "lr": TUNED_LR, "population": 10, "parents": 5,
+    },
+    "dsm": {"budget": 12, "evaluator": SHORT},
+    "random": {"budget": 12, "evaluator": SHORT},
+}  # fmt: skip
+
+
+def resnet() -> nn.Module:
+    """ResNet-18 of a quarter of the width, without the pooling after its first convolution."""
+    model = ResNet(BasicBlock, (2, 2, 2, 2), num_classes=10, channels=(16, 32, 64, 128))
+    model.maxpool = nn.Identity()
+    return model
+
+
+def mobilenet() -> nn.Module:
+    """MobileNetV3-small of half the width, whose first convolution keeps the resolution."""
+    model: nn.Module = timm.create_model("mobilenetv3_small_050", num_classes=10)
+    model.conv_stem.stride = (1, 1)
+    return model
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {"resnet": resnet, "mobilenetv3": mobilenet}
+
+
+def data(seed: int, train: int) -> nnas.Images:
+    """A part of CIFAR-10: another one for each seed."""
+    images = nnas.load("cifar10", seed)
+    generator = torch.Generator().manual_seed(seed)
+
+    def some(part: Any, n: int) -> Any:
+        rows = torch.randperm(len(part[1]), generator=generator)[:n]
+        return part[0][rows], part[1][rows]
+
+    return replace(
+        images, train=some(images.train, train), val=some(images.val, VAL),
+        test=some(images.test, TEST),
+    )  # fmt: skip
+
+
+def madds(model: nn.Module) -> int:
+    return nnas.count(model, (3, 32, 32))[1]
+
+
+def pruned(model: nn.Module, everywhere: bool) -> nn.Module:
+    """torch-pruning's network of the lowest ratio that has few enough multiply-adds."""
+    low, high, limit = 0.0, 1.0, SHARE * madds(model)
+    best = model
+    for _ in range(12):
+        ratio, copy = (low + high) / 2, deepcopy(model)
+        pruner = torch_pruning.pruner.BasePruner(
+            copy, torch.randn(1, 3, 32, 32), torch_pruning.importance.GroupMagnitudeImportance(),
+            global_pruning=everywhere, pruning_ratio=ratio,
+            ignored_layers=[m for m in copy.modules() if getattr(m, "out_features", 0) == 10],
+        )  # fmt: skip
+        pruner.step()
+        if madds(copy) > limit:
+            low = ratio
+        else:
+            high, best = ratio, copy
+    return best
+
+
+def halved(model: nn.Module, images: nnas.Images, seed: int) -> dict[str, tuple[nn.Module, float]]:
+    """{way: (the network with inherited weights, seconds of the search)}."""
+    found = {}
+    for name, everywhere in (("uniform", False), ("global pruning", True)):
+        start = time.perf_counter()
+        found[name] = pruned(model, everywhere), time.perf_counter() - start
+    space = nasplug.elastic(model, torch.randn(2, 3, 32, 32))
+    images = replace(images, test=images.val)  # no search sees the others
+    for name, options in METHODS.items():
+        start = time.perf_counter()
+        result = nasplug.search(
+            name, space=space, data=images, constraints=[f"flops<={SHARE}x"], seed=seed,
+            tracking=False, progress=False, **options,
+        )  # fmt: skip
+        print(name, result.best, result.best.value, flush=True)
+        found[name] = space.build(result.best.arch), time.perf_counter() - start
+    return found
+
+
+def run(name: str, seed: int, train: int) -> dict[str, Any]:
+    """Everything for a model and a seed; accuracies on test images, %."""
+    images = data(seed, train)
+    model = nnas.initialise(MODELS[name], seed)
+    whole = nnas.train(model, images, EPOCHS, seed, lr=LR)
+    rows: dict[str, Any] = {"whole": {"test": whole["report"], "madds": madds(model)}}
+    for way, (small, seconds) in halved(model, images, seed).items():
+        before = nnas.accuracy(nnas.recalibrate(deepcopy(small), images), images, images.test)
+        tuned = nnas.train(small, images, TUNED, seed, lr=TUNED_LR)
+        rows[way] = {
+            "test": tuned["report"], "val": tuned["value"], "before": before,
+            "madds": madds(small), "share": madds(small) / madds(model), "seconds": seconds,
+        }  # fmt: skip
+        print(name, seed, way, rows[way], flush=True)
+    return rows
+
+
+def interval(values: Any) -> list[float]:
+    """Mean and 95 % interval by Student's t; the mean alone for a single value."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return [mean]
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return [round(x, 2) for x in (mean, mean - half, mean + half)]
+
+
+def summary(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Per model: accuracy of each way, and by how much each search is ahead of each baseline."""
+    found: dict[str, Any] = {}
+    for name in MODELS:
+        seeds = [rows for key, rows in runs.items() if key.startswith(f"{name} ")]
+        if not seeds:
+            continue
+        tests = {way: np.array([rows[way]["test"] for rows in seeds]) for way in seeds[0]}
+        found[name] = {
+            "seeds": len(seeds),
+            "test": {way: interval(values) for way, values in tests.items()},
+            "ahead": {
+                f"{method} - {way}": interval(tests[method] - tests[way])
+                for method in METHODS
+                for way in ("uniform", "global pruning")
+            },
+        }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
+    parser.add_argument("--train", type=int, default=TRAIN, help="images to train on")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    runs: dict[str, dict[str, Any]] = {}
+    result: dict[str, Any] = {}
+    for seed in range(options.seeds):
+        for name in options.models:
+            start = time.perf_counter()
+            runs[f"{name} {seed}"] = run(name, seed, options.train)
+            print(f"{name} {seed}: {time.perf_counter() - start:.0f} s", flush=True)
+            result = {"summary": summary(runs), "runs": runs, "settings": {
+                "share": SHARE, "images": [options.train, VAL, TEST], "epochs": [EPOCHS, TUNED],
+                "lr": [LR, TUNED_LR], "methods": METHODS,
+            }}  # fmt: skip
+            if options.out:
+                options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
