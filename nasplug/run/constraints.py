@@ -68,8 +68,8 @@ class Constraint:
         original = getattr(space, "original", None)
         if original is None or self.name not in KNOWN:
             raise NasplugError(
-                f"{self} is a share of what a model has, and only spaces of nasplug.elastic are made "
-                f"of one, for {' and '.join(KNOWN)}: give a number"
+                f"{self} is a share of what a model has, {' or '.join(KNOWN)}, and only a space of "
+                "nasplug.elastic is made of one: give a number"
             )
         self.limit, self.unit = self.limit * float(self.values(space, original[None])[0]), ""
 

@@ -114,6 +114,8 @@ def find(model: nn.Module, example: Tensor) -> tuple[list[Group], list[Stage], d
             groups.append(Group(tuple(makers), tuple(parts), (*axes, *parameters), kept))
         except NasplugError as error:
             fixed |= dict.fromkeys(makers, str(error))
+        except Exception as error:  # of torch-pruning, about layers that it does not expect
+            fixed |= dict.fromkeys(makers, first_line(error))
     traced = {name for group in groups for name in group.makers} | set(fixed)
     for name, module in modules.items():
         if isinstance(module, ROOTS) and name not in traced and not depthwise(module):
@@ -151,7 +153,7 @@ def shared_weights(model: nn.Module) -> dict[str, str]:
         for p in module.parameters(recurse=False):
             owners.setdefault(p, []).append(name)
     return {
-        layer: next(other for other in names if other != layer)
+        layer: next((other for other in names if other != layer), layer)
         for names in owners.values()
         if len(names) > 1
         for layer in names

@@ -61,6 +61,9 @@ class Elastic(Costed):
         for row in range(len(WIDTHS) - 1):
             groups = self._working(groups, row)
         self.groups = groups
+        self.fixed = {
+            name: self.fixed[name] for name, _ in self.model.named_modules() if name in self.fixed
+        }
         self.cuts = Cuts(self.model, self.groups)
         self._rows = self._find_widths()
         decisions: dict[str, Sequence[Any]] = {
