@@ -103,7 +103,7 @@ class Winner:
             )
         given = data if isinstance(data, Given) else self._given(data)
         images = datasets.load(given, self.run["options"]["seed"])
-        if isinstance(self.best.space, Marked) and not isinstance(given.data, str | Images):
+        if self.best.space.own and not isinstance(given.data, str | Images):
             images = images.as_given()
         return images, data if isinstance(data, str) else ""
 
