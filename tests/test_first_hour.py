@@ -117,7 +117,8 @@ def test_samples_of_a_feasible_region_are_uniform():
 
 @pytest.mark.parametrize("method", SEARCHERS)
 def test_limits_that_nothing_keeps_to_end_at_once(method):
-    with pytest.raises(NasplugError, match=r"nothing was found in counted.*params<=1: the lowest params found is .*loosen"):
+    said = r"nothing was found in counted.*params<=1: the lowest params found is .*loosen"
+    with pytest.raises(NasplugError, match=said):
         search(method, constraints=["params<=1"])
 
 
