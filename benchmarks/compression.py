@@ -137,7 +137,7 @@ def run(name: str, seed: int, train: int) -> dict[str, Any]:
     whole = nnas.train(model, images, EPOCHS, seed, lr=LR)
     rows: dict[str, Any] = {"whole": {"test": whole["report"], "madds": madds(model)}}
     for way, (small, seconds) in halved(model, images, seed).items():
-        before = nnas.accuracy(nnas.recalibrate(deepcopy(small), images), images, images.test)
+        before = nnas.score(nnas.recalibrate(deepcopy(small), images), images, images.test)
         tuned = nnas.train(small, images, TUNED, seed, lr=TUNED_LR)
         rows[way] = {
             "test": tuned["report"], "val": tuned["value"], "before": before,

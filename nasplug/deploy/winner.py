@@ -22,7 +22,6 @@ from nasplug.run import weights
 from nasplug.run.api import posed
 from nasplug.run.directory import RunDirectory, Schema, read_json
 from nasplug.run.load import load
-from nasplug.spaces.marked.space import Marked
 
 FOLDER = "retrain"  # in a run directory
 ABOUT = "retrain.json"
