@@ -293,9 +293,10 @@ def test_names_are_text_and_no_markup(runs, capsys):
     folder = Path(said["comparison_dir"])
     row = (folder / "table.md").read_text().splitlines()[2]
     assert row.startswith(r"| a \<b\>\[red\] $x\_1$ & 5% \| \\x\{\} | ")
-    assert r"a <b>[red] \$x\_1\$ \& 5\% | \textbackslash{}x\{\} & " in (
-        folder / "table.tex"
-    ).read_text(encoding="utf-8")
+    assert (
+        r"a \textless{}b\textgreater{}[red] \$x\_1\$ \& 5\% \textbar{} \textbackslash{}x\{\} & "
+        in (folder / "table.tex").read_text(encoding="utf-8")
+    )
     assert (folder / "curve.png").exists()
     assert Comparison(folder).methods == [name, "local-search"]
 

@@ -89,31 +89,41 @@ def test_it_is_tidy(made: tuple[str, Path]) -> None:
     assert not [file for file in folder.rglob("*") if "{" in file.name or not file.name]
 
 
-@pytest.mark.skipif(not shutil.which("uv"), reason="needs uv")
-def test_it_installs_in_an_environment_of_its_own(made: tuple[str, Path], tmp_path: Path) -> None:
-    """With nasplug as a wheel has it, the template and all: there, too, `nasplug new` works."""
-    kind, folder = made
-    call(["uv", "venv", "--quiet", "--python", sys.executable, "venv"], tmp_path)
-    python = str(tmp_path / "venv" / "bin" / "python")
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those of nasplug and of the baselines."""
+    folder = tmp_path_factory.mktemp("wheels")
     shutil.copytree(
-        ROOT / "nasplug", tmp_path / "source" / "nasplug", ignore=shutil.ignore_patterns("__pyc*")
+        ROOT / "nasplug", folder / "source" / "nasplug", ignore=shutil.ignore_patterns("__pyc*")
     )
     for name in ("pyproject.toml", "setup.py", "README.md"):
-        shutil.copy(ROOT / name, tmp_path / "source")
-    baselines = tmp_path / "baselines"
+        shutil.copy(ROOT / name, folder / "source")
+    baselines = folder / "baselines"
     shutil.copytree(
         ROOT / "plugins" / "nasplug-baselines", baselines, ignore=shutil.ignore_patterns("build")
     )
-    for source in (tmp_path / "source", baselines):
-        call(["uv", "build", "--quiet", "--wheel", "--out-dir", str(tmp_path / "dist")], source)
-    install = ["uv", "pip", "install", "--quiet", "--python", python, "--find-links", "dist"]
+    for source in (folder / "source", baselines):
+        call(["uv", "build", "--quiet", "--wheel", "--out-dir", str(folder)], source)
+    return folder
+
+
+@pytest.mark.skipif(not shutil.which("uv"), reason="needs uv")
+def test_it_installs_in_an_environment_of_its_own(
+    made: tuple[str, Path], wheels: Path, tmp_path: Path
+) -> None:
+    """With nasplug as a wheel has it, the template and all: there, too, `nasplug new` works."""
+    kind, folder = made
+    venv = wheels / "venv"  # the same place each time: what was compiled there is found again
+    compiled = {"PYTHONPATH": "", "PYTHONPYCACHEPREFIX": str(wheels / "compiled")}
+    call(["uv", "venv", "--quiet", "--clear", "--python", sys.executable, str(venv)], tmp_path)
+    python, nasplug = str(venv / "bin" / "python"), str(venv / "bin" / "nasplug")
+    install = ["uv", "pip", "install", "--quiet", "--python", python, "--find-links", str(wheels)]
     call([*install, "nasplug[new,torch]", "nasplug-baselines", f"{folder}[test]"], tmp_path)
-    nasplug = str(tmp_path / "venv" / "bin" / "nasplug")
     task = ["--on", "nb201/digits"] if kind == "method" else RUN[kind][1:]
     method = RUN[kind][0]
-    call([nasplug, "run", method, *task, "--budget", "1", "--no-track"], tmp_path, PYTHONPATH="")
-    call([nasplug, "new", kind, "another"], tmp_path, PYTHONPATH="")
-    call([python, "-m", "pytest", "-q"], folder, PYTHONPATH="")
+    call([nasplug, "run", method, *task, "--budget", "1", "--no-track"], tmp_path, **compiled)
+    call([nasplug, "new", kind, "another"], tmp_path, **compiled)
+    call([python, "-m", "pytest", "-q"], folder, **compiled)
 
 
 @pytest.mark.parametrize(

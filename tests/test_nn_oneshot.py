@@ -346,6 +346,7 @@ def test_the_table_is_looked_up_and_never_used(nb201_table, tmp_path, monkeypatc
 MARGIN = 3.0  # percentage points
 
 
+@pytest.mark.slow  # tests/test_own_models.py has a method of each kind
 def test_searched_cells_beat_random_ones_on_digits():
     """Validation accuracy after the same short training from scratch; the mean of 20 random."""
     space = nasplug.problem("nb201:N=1/digits").space

@@ -17,8 +17,6 @@ from torch import nn  # noqa: E402
 
 from nasplug import nn as nnas  # noqa: E402
 
-pytestmark = pytest.mark.slow  # some 90 trainings
-
 RANDOM = 20
 MIDDLE = {"width1": 4, "width2": 8}  # where differentiable methods search: these cannot be mixed
 

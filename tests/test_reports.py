@@ -21,7 +21,7 @@ from nasplug.cli import main
 from nasplug.reports import charts, tables
 from nasplug.reports.runs import Run, by_method
 from nasplug.reports.text import latex, markdown
-from nasplug.run.directory import FORMAT, RunDirectory, environment, write_json
+from nasplug.run.directory import RunDirectory, environment, write_json
 from nasplug.run.report import write_csv
 
 pytest.importorskip("plotly")
@@ -265,7 +265,7 @@ def test_a_comparison(tmp_path):
     pytest.importorskip("scikit_posthocs")
     names, problem = ("random", "<b>mine</b>"), "toy/<i>data</i>"
     about = {
-        "format": FORMAT, "nasplug": "0.2.0", "key": "k", "constraints": [], "budget": 4,
+        "format": 1, "nasplug": "0.2.0", "key": "k", "constraints": [], "budget": 4,
         "seeds": 3, "max_cost": None, "max_seconds": None, "environment": environment(),
         "methods": [
             {"name": one, "method": "random", "hyperparameters": {"batch": 1}, "version": "0.2.0"}

@@ -244,7 +244,7 @@ def test_an_experiment_is_reported(runs, capsys):
     assert tracking.wait(PATIENCE)
     (damaged / "selection.json").unlink()
     nasplug.report(["toy/function"], out=runs / "table.md")
-    assert "| Sampler |" in (runs / "table.md").read_text()
+    assert "| Sampler" in (runs / "table.md").read_text()
     assert f"{damaged} has not finished" in capsys.readouterr().err
     with pytest.raises(NasplugError, match="did you mean toy/function"):
         nasplug.report(["toy/functions"], out=runs / "table.md")

@@ -382,7 +382,13 @@ assert kept(folder / "cut") == whole, (kept(folder / "cut"), whole)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("sampler", ["tpe(n_startup_trials=3)", "cmaes(n_startup_trials=3)"])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "tpe(n_startup_trials=3)",
+        pytest.param("cmaes(n_startup_trials=3)", marks=pytest.mark.slow),
+    ],
+)
 def test_a_study_that_is_killed_anywhere_is_the_one_that_never_was(tmp_path, sampler):
     """It was another one if it was killed between two hyperparameters, and could not go on at all
     if it was killed while the study was being created."""

@@ -115,7 +115,9 @@ def postgresql():
         shutil.rmtree(home, ignore_errors=True)
 
 
-@pytest.mark.parametrize("storage", ["sqlite", "journal", "postgresql"])
+@pytest.mark.parametrize(
+    "storage", [pytest.param("sqlite", marks=pytest.mark.slow), "journal", "postgresql"]
+)
 def test_two_machines_of_which_one_is_killed(storage, tmp_path, request):
     if storage == "sqlite":
         url, folders = f"sqlite:///{tmp_path}/s.db", [tmp_path / "shared"] * 2

@@ -71,9 +71,10 @@ def table(space: Space, given: Given) -> LatencyTable:
 
 def note(trials: Trials, rows: npt.NDArray[np.intp], latency: Any) -> Floats:
     """(k,) the latency of rows that have been scored, kept as a metric of theirs: by a table, or
-    else what the evaluator has told, and where it has not, measured."""
+    else what the evaluator has told, and where it has not, measured, if that can be."""
+    told = LATENCY in trials.metrics
     column = trials.metric(LATENCY)
     missing = rows if latency.known else rows[np.isnan(column[rows])]
-    if len(missing):
+    if len(missing) and (latency.known or trials.space.builds or not told):
         column[missing] = latency(trials.archs[missing])
     return column[rows]

@@ -304,6 +304,7 @@ def scored(run):
     return rows
 
 
+@pytest.mark.slow  # as in tests/test_nn_oneshot.py; it_behaves resumes in one process
 def test_killed_and_resumed_is_never_killed(tmp_path):
     nasplug.search("spos", out=tmp_path / "whole", **ON)
     killed = tmp_path / "killed"
