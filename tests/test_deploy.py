@@ -309,7 +309,7 @@ FRESH = """
 import json, sys
 sys.modules["nasplug"] = None  # cannot be imported
 import torch
-x, wanted = torch.load("batch.pt")
+x, wanted = torch.load("batch.pt", weights_only=True)
 notes = {}
 
 import onnx, onnxruntime

@@ -77,7 +77,7 @@ def edf_area(errors: Floats, low: float, high: float) -> float:
 
 def diversity(space: Space, archs: Archs, seed: Seed = 0) -> tuple[float, float]:
     """The mean and the maximum cosine distance of two different archs, by their features. The
-    maximum is what LISSNAS calls diversity (Table 7); the mean tells small sets apart.
+    maximum is the diversity of Gopal et al., IJCAI 2023, Table 7; the mean tells small sets apart.
 
     The mean is of all pairs, the maximum of those among at most `PAIRS` archs.
     """

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from nasplug.cli.options import BUDGET, PROBLEM, json_last, sigterm_as_ctrl_c, track
+from nasplug.cli.options import BUDGET, PROBLEM, json_last, sigterm_as_ctrl_c, together, track
 from nasplug.cli.output import Interrupted, loading, say, show_fact, show_json, show_rows
 from nasplug.cli.tracking import show_run
 from nasplug.comparison import Comparison
@@ -16,48 +16,40 @@ from nasplug.comparison import ablate as compare_variants
 from nasplug.comparison import compare as compare_methods
 from nasplug.comparison.report import notes, rows, summary
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def comparison_options(command: Command) -> Command:
-    """What holds for all searches of a comparison."""
-    for option in reversed(
-        (
-            click.option(
-                "--on", multiple=True, metavar="SPACE/DATA", required=True,
-                help=f"Problem, such as {PROBLEM}; repeatable.",
-            ),
-            click.option(
-                "--budget", type=int, default=BUDGET, show_default=True, help="Trials per search."
-            ),
-            click.option("--seeds", type=int, default=10, show_default=True, help="Per method."),
-            click.option("--max-cost", type=float, help="Per search, in seconds of the benchmark."),
-            click.option("--max-seconds", type=float, help="Per search."),
-            click.option(
-                "--constraint", "constraints", multiple=True, metavar="'flops<=300e6'",
-                help="On params, flops or a metric of the problem; repeatable.",
-            ),
-            click.option(
-                "--evaluator", help="How archs are scored: table, train ... (default: the best)."
-            ),
-            click.option("--reward", metavar="COLUMN", help="What the methods maximize."),
-            click.option("--report", metavar="COLUMN", help="What is compared, unseen by them."),
-            click.option(
-                "--workers", metavar="N | ENGINE",
-                help="Searches at a time, each in a process of its own (default: one per core), or "
-                "an engine such as dask:tcp://scheduler:8786.",
-            ),
-            click.option(
-                "--out", type=click.Path(path_type=Path), metavar="DIR",
-                help="The comparison directory (default: runs/compare-..., named after what is "
-                "compared).",
-            ),
-            track,
-            json_last,
-        )
-    ):  # fmt: skip
-        command = option(command)
-    return command
+# What holds for all searches of a comparison.
+comparison_options = together(
+    click.option(
+        "--on", multiple=True, metavar="SPACE/DATA", required=True,
+        help=f"Problem, such as {PROBLEM}; repeatable.",
+    ),
+    click.option(
+        "--budget", type=int, default=BUDGET, show_default=True, help="Trials per search."
+    ),
+    click.option("--seeds", type=int, default=10, show_default=True, help="Per method."),
+    click.option("--max-cost", type=float, help="Per search, in seconds of the benchmark."),
+    click.option("--max-seconds", type=float, help="Per search."),
+    click.option(
+        "--constraint", "constraints", multiple=True, metavar="'flops<=300e6'",
+        help="On params, flops or a metric of the problem; repeatable.",
+    ),
+    click.option(
+        "--evaluator", help="How archs are scored: table, train ... (default: the best)."
+    ),
+    click.option("--reward", metavar="COLUMN", help="What the methods maximize."),
+    click.option("--report", metavar="COLUMN", help="What is compared, unseen by them."),
+    click.option(
+        "--workers", metavar="N | ENGINE",
+        help="Searches at a time, each in a process of its own (default: one per core), or "
+        "an engine such as dask:tcp://scheduler:8786.",
+    ),
+    click.option(
+        "--out", type=click.Path(path_type=Path), metavar="DIR",
+        help="The comparison directory (default: runs/compare-..., named after what is "
+        "compared).",
+    ),
+    track,
+    json_last,
+)  # fmt: skip
 
 
 @click.command()

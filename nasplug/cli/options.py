@@ -26,7 +26,22 @@ json_last = click.option(
 )
 run_directory = click.argument("run_dir", type=click.Path(path_type=Path))
 seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+own_model = click.option(
+    "--model", metavar="MODULE:NAME",
+    help="Your own network with its choices marked in place, instead of a problem.",
+)  # fmt: skip
 track = click.option("--track/--no-track", default=True, help="Log to MLflow.", show_default=True)
+
+
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, in the order in which ``--help`` has them."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def parse_fidelity(
@@ -41,74 +56,61 @@ def parse_fidelity(
         raise NasplugError(f"--fidelity reads LOW:HIGH, such as 1:27; got {text!r}") from None
 
 
-def problem_options(command: Command) -> Command:
-    """What is searched and how archs are scored: the same for a search and for a study."""
-    for option in reversed(
-        (
-            click.option(
-                "--on", metavar="SPACE/DATA",
-                help=f"Problem, such as {PROBLEM} or nb201:C=8,N=1/cifar10 (default: that of "
-                "--within, else the method's own).",
-            ),
-            click.option(
-                "--within", type=click.Path(path_type=Path), metavar="RUN_DIR",
-                help="Search only in the subspace that this run ended with.",
-            ),
-            click.option(
-                "--evaluator", help="How archs are scored: table, train, ... (default: the best)."
-            ),
-            click.option("--reward", metavar="COLUMN", help="What the method maximizes."),
-            click.option(
-                "--report", metavar="COLUMN", help="What is reported of the best, unseen by it."
-            ),
-            click.option(
-                "--fidelity", metavar="LOW:HIGH", callback=parse_fidelity,
-                help="Between how many epochs an arch is trained by a method such as hyperband; "
-                "others train for HIGH.",
-            ),
-            click.option(
-                "--constraint", "constraints", multiple=True, metavar="'flops<=300e6'",
-                help="On params, flops, latency ('latency<=5ms') or a metric of the problem; "
-                "repeatable.",
-            ),
-        )
-    ):  # fmt: skip
-        command = option(command)
-    return command
+# What is searched and how archs are scored: the same for a search and for a study.
+problem_options = together(
+    click.option(
+        "--on", metavar="SPACE/DATA",
+        help=f"Problem, such as {PROBLEM} or nb201:C=8,N=1/cifar10 (default: that of "
+        "--within, else the method's own).",
+    ),
+    click.option(
+        "--within", type=click.Path(path_type=Path), metavar="RUN_DIR",
+        help="Search only in the subspace that this run ended with.",
+    ),
+    click.option(
+        "--evaluator", help="How archs are scored: table, train, ... (default: the best)."
+    ),
+    click.option("--reward", metavar="COLUMN", help="What the method maximizes."),
+    click.option(
+        "--report", metavar="COLUMN", help="What is reported of the best, unseen by it."
+    ),
+    click.option(
+        "--fidelity", metavar="LOW:HIGH", callback=parse_fidelity,
+        help="Between how many epochs an arch is trained by a method such as hyperband; "
+        "others train for HIGH.",
+    ),
+    click.option(
+        "--constraint", "constraints", multiple=True, metavar="'flops<=300e6'",
+        help="On params, flops, latency ('latency<=5ms') or a metric of the problem; "
+        "repeatable.",
+    ),
+)  # fmt: skip
 
 
-def own_options(command: Command) -> Command:
-    """A network of the user's own in the place of a problem: the same for a search and a study."""
-    for option in reversed(
-        (
-            click.option(
-                "--model", metavar="MODULE:NAME",
-                help="Your own network with its choices marked in place, instead of a problem.",
-            ),
-            click.option(
-                "--data", metavar="MODULE:NAME",
-                help="What --model is trained on: a function that returns it, or a name such as "
-                "digits.",
-            ),
-            click.option(
-                "--loss", metavar="MODULE:NAME",
-                help="Of (output, labels), in the place of cross-entropy or the squared error.",
-            ),
-            click.option(
-                "--metric", metavar="MODULE:NAME",
-                help="Of (outputs, labels), or accuracy, balanced_accuracy, r2, rmse, mae, loss.",
-            ),
-            click.option(
-                "--optimizer", metavar="MODULE:NAME", help="Of parameters, in the place of SGD."
-            ),
-            click.option(
-                "--direction", type=click.Choice(["maximize", "minimize"]), default="maximize",
-                show_default=True, help="Of a --metric of yours.",
-            ),
-        )
-    ):  # fmt: skip
-        command = option(command)
-    return command
+# A network of the user's own in the place of a problem: the same for a search and a study.
+own_options = together(
+    own_model,
+    click.option(
+        "--data", metavar="MODULE:NAME",
+        help="What --model is trained on: a function that returns it, or a name such as "
+        "digits.",
+    ),
+    click.option(
+        "--loss", metavar="MODULE:NAME",
+        help="Of (output, labels), in the place of cross-entropy or the squared error.",
+    ),
+    click.option(
+        "--metric", metavar="MODULE:NAME",
+        help="Of (outputs, labels), or accuracy, balanced_accuracy, r2, rmse, mae, loss.",
+    ),
+    click.option(
+        "--optimizer", metavar="MODULE:NAME", help="Of parameters, in the place of SGD."
+    ),
+    click.option(
+        "--direction", type=click.Choice(["maximize", "minimize"]), default="maximize",
+        show_default=True, help="Of a --metric of yours.",
+    ),
+)  # fmt: skip
 
 
 def check_own(model: str | None, data: str | None) -> None:

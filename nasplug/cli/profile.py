@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 from rich.console import Console
 from rich.progress import Progress
 
-from nasplug.cli.options import as_json
+from nasplug.cli.options import as_json, own_model, together
 from nasplug.cli.output import loading, show_fact, show_json, show_rows
 from nasplug.errors import NasplugError, lacking
 from nasplug.kernel.problem import Problem
@@ -22,30 +20,20 @@ from nasplug.run.load import load
 BATCHES = (1, 32)
 MB = 2**20
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 
-
-def space_options(command: Command) -> Command:
-    """Whose networks are built, and how many threads run them."""
-    for option in reversed(
-        (
-            click.option("--on", metavar="SPACE/DATA", help="Problem, such as nb201/digits."),
-            click.option(
-                "--model", metavar="MODULE:NAME",
-                help="Your own network with its choices marked in place, instead of a problem.",
-            ),
-            click.option(
-                "--data", metavar="MODULE:NAME",
-                help="What --model takes: a function that returns data, or a name such as digits.",
-            ),
-            click.option(
-                "--threads", type=click.IntRange(min=1), default=1, show_default=True,
-                help="Of the CPU, where there is no GPU.",
-            ),
-        )
-    ):  # fmt: skip
-        command = option(command)
-    return command
+# Whose networks are built, and how many threads run them.
+space_options = together(
+    click.option("--on", metavar="SPACE/DATA", help="Problem, such as nb201/digits."),
+    own_model,
+    click.option(
+        "--data", metavar="MODULE:NAME",
+        help="What --model takes: a function that returns data, or a name such as digits.",
+    ),
+    click.option(
+        "--threads", type=click.IntRange(min=1), default=1, show_default=True,
+        help="Of the CPU, where there is no GPU.",
+    ),
+)  # fmt: skip
 
 
 @click.command()
