@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from nasplug.errors import NasplugError
 from nasplug.kernel.space import Archs, Space
-from nasplug.kernel.subspace import Layered, Mask, Region
+from nasplug.kernel.subspace import ArchSet, Ball, Layered, Mask, Region
 from nasplug.spaces.cost import Cost, conv, linear
 from nasplug.spaces.sized import Sized
 
@@ -198,11 +198,14 @@ class SkeletonSpace(Sized):
         """A region as choices of each layer; NasplugError if it has none."""
         if isinstance(region, Layered):
             return region
-        if isinstance(region, Space | Mask):
+        if isinstance(region, ArchSet):
+            rows = self.split(region.archs).swapaxes(0, 1)
+            return Layered(self, [np.unique(choices, axis=0) for choices in rows])
+        if isinstance(region, Space | Mask | Ball):
             return self.layered()
         raise NasplugError(
             f"a supernet of {self.base} is made of choices of each layer, and a "
-            f"{region.describe()} is not: search within a mask or a layered space"
+            f"{region.describe()} is not: search within a mask, a set or a layered space"
         )
 
     def layer_name(self, i: int, choice: npt.ArrayLike) -> str:
