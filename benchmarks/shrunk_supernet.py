@@ -1,17 +1,17 @@
 """LISSNAS, then SPOS inside: does a supernet rank archs better in the space that was shrunk?
 
     NASPLUG_DATA=... python benchmarks/shrunk_supernet.py [--C 16] [--layers 20] [--side 16]
-        [--images 25000] [--batch 256] [--epochs 4] [--supernet 16] [--archs 144] [--shrunk 96]
+        [--images 25000] [--batch 256] [--epochs 3] [--supernet 10] [--archs 128] [--shrunk 96]
         [--size 1000] [--seeds 2] [--jobs 1] [--seconds 0] [--out FOLDER]
 
 ShuffleNetV2 (4^layers networks) at small scale on CIFAR-10, images averaged down to side x side:
 some of the first half of its training images to train on, of the second to validate on. Networks
-drawn uniformly from the whole space are trained alone, with --seeds seeds for --epochs epochs; LISSNAS
-fits XGBoost once on their validation accuracy and shrinks the space to --size archs; as many
-networks as --shrunk, drawn uniformly from these, are trained alone in the same way. SPOS trains
-supernets in the whole space and in the shrunk one, for --supernet epochs each and with as many
-seeds, and scores the sample of its space with inherited weights (batch norms recalibrated) on 5,000
-validation images; those of the whole space score the sample of the shrunk space as well.
+drawn uniformly from the whole space are trained alone, with --seeds seeds for --epochs epochs;
+LISSNAS fits XGBoost once on their validation accuracy and shrinks the space to --size archs; as
+many networks as --shrunk, drawn uniformly from these, are trained alone in the same way. SPOS
+trains supernets in the whole space and in the shrunk one, for --supernet epochs each and with as
+many seeds, and scores the sample of its space with inherited weights (batch norms recalibrated) on
+5,000 validation images; those of the whole space score the sample of the shrunk space as well.
 
 Correlations are between these scores and the mean test accuracy alone, which nothing is chosen by;
 intervals are 95 %, by bootstrap over the archs. --seconds is when no further networks are begun, so
@@ -53,7 +53,7 @@ from nasplug.run.directory import write_json
 
 os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # streams that run side by side
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-GROUP = 24  # archs trained side by side, with each seed
+GROUP = 16  # archs trained side by side, with each seed
 LR, MOMENTUM, DECAY = 0.1, 0.9, 5e-4
 VALIDATED = 10_000  # validation images, of networks that were trained alone
 SCORED = 5000  # validation images for inherited weights
@@ -335,9 +335,9 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=16)
     parser.add_argument("--images", type=int, default=25_000)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--supernet", type=int, default=16)
-    parser.add_argument("--archs", type=int, default=144)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--supernet", type=int, default=10)
+    parser.add_argument("--archs", type=int, default=128)
     parser.add_argument("--shrunk", type=int, default=96)
     parser.add_argument("--size", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=2)
