@@ -41,7 +41,7 @@ from nasplug import nn as nnas
 SHARE = 0.5
 LIMITS = [f"flops<={SHARE}x", f"flops>={0.9 * SHARE}x"]  # smaller ones are no fair comparison
 TRAIN, VAL, TEST = 20_000, 2_000, 10_000  # images
-EPOCHS, TUNED = 20, 5  # of the training, and of the fine-tuning
+EPOCHS, TUNED = 15, 4  # of the training, and of the fine-tuning
 LR, TUNED_LR, BATCH = 0.1, 0.04, 256
 SHORT = f"train:epochs=1,lr={TUNED_LR},batch={BATCH}"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
