@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -37,11 +38,13 @@ from nasplug.nn.pictures import draw_epochs
 from nasplug.nn.supernet import Floats, Supernet
 from nasplug.nn.task import count_of, rows_of
 from nasplug.nn.training import fixed_threads, initialise, recalibrate, to_device
+from nasplug.nn.weights import save_supernet
 
 logger = logging.getLogger("nasplug")
 
 BATCH, FEWEST, STEPS = 64, 16, 24  # images per step: fewer, down to 16, for an epoch of 24 steps
 SCORED = 5000  # validation images on which the selected arch is scored after an epoch
+SUPERNET = "supernet.safetensors"  # in a run directory
 COLLAPSED = 0.75  # a share of edges without operation, or with a skip, that calls for a warning
 SETTLED = 10  # epochs without any change, from the first, that call for a warning
 
@@ -313,6 +316,11 @@ class Oneshot(Method):
     def inherit(self, arch: Archs) -> torch.nn.Module:
         """The network of an arch with the weights learned here, its batch norms recalibrated."""
         return recalibrate(self.net.inherit(arch), self.images).cpu()
+
+    def save(self, file: Path) -> None:
+        """Write what the supernet has learned: as the file `SUPERNET` of a Selection it is what
+        the evaluator ``supernet:RUN_DIR`` scores by."""
+        save_supernet(self.net, file, self.images.digest)
 
     @hookimpl
     def select_final(self, search: Search) -> Selection:

@@ -22,17 +22,15 @@ from nasplug import (
     hookimpl,
 )
 from nasplug.nn import (
+    SUPERNET,
     Batch,
     Mixture,
     Oneshot,
     fixed_threads,
     mixed_seed,
-    recalibrate,
-    score,
 )
 from nasplug_oneshot.paths import Target
 
-RECALIBRATED = 2500  # training images that batch norms are recalibrated on
 SCORED = 5000  # validation images that an arch is scored on
 SELECTED = 10  # archs that are ranked at the end
 
@@ -149,15 +147,11 @@ class SPOS(Oneshot):
         with fixed_threads(self.threads):
             for row in candidates.waiting.tolist():
                 start = time.perf_counter()
-                value = self._score(candidates.archs[row])
+                arch = candidates.archs[row]
+                (value,) = self.net.inherited_scores(arch, self.images, [self.images.val], SCORED)
                 candidates.tell(row, values=value, costs=time.perf_counter() - start)
         return candidates
 
-    def _score(self, arch: Archs) -> float:
-        """With inherited weights, and batch norms recalibrated for this arch."""
-        model = recalibrate(self.net.inherit(arch), self.images, RECALIBRATED // 250)
-        return score(model, self.images, self.images.val, SCORED)
-
     @hookimpl
     def select_final(self, search: Search) -> Selection:
-        return Selection(best_trials(search.trials, SELECTED))
+        return Selection(best_trials(search.trials, SELECTED), files={SUPERNET: self.save})
