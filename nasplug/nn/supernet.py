@@ -145,7 +145,8 @@ class Supernet(nn.Module):
     def refuse(self, region: Region) -> NasplugError:
         return NasplugError(
             f"a supernet of {self.space.name} cannot be restricted to a {region.describe()}: it "
-            "takes masks, which allow choices of decisions"
+            "takes masks, which allow choices of decisions; a method that trains uniformly drawn "
+            "archs takes any region"
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nasplug import Archs, NasplugError, Region
+from nasplug import Archs, ArchSet, NasplugError, Region
 from nasplug.nn import Bools, Floats, Supernet
 
 
@@ -22,7 +22,7 @@ class Target:
     def __init__(self, net: Supernet, mask: Bools, region: Region, limit: float) -> None:
         self.net, self.mask, self.region, self.limit = net, mask, region, limit
         self.costs, self.fixed = self.choice_costs()
-        if limit and (least := self._of(-self.costs)) > limit:
+        if limit and (least := self._least()) > limit:
             raise NasplugError(
                 f"{self.name}={limit:g} is below the smallest network, which has {least:.4g}"
             )
@@ -40,6 +40,12 @@ class Target:
         if not self.limit:
             return np.ones(len(archs), bool)
         return np.asarray(self.of(archs) <= self.limit)
+
+    def _least(self) -> float:
+        """What the smallest arch costs."""
+        if isinstance(self.region, ArchSet):
+            return float(self.of(self.region.archs).min())
+        return self._of(-self.costs)
 
     def _of(self, scores: Floats) -> float:
         """What the arch with the highest scores costs."""

@@ -11,9 +11,12 @@ from torch import Tensor
 
 from nasplug import (
     Archs,
+    ArchSet,
+    Ball,
     Choice,
     Float,
     Int,
+    NasplugError,
     Region,
     Search,
     Selection,
@@ -24,6 +27,7 @@ from nasplug import (
 from nasplug.nn import (
     SUPERNET,
     Batch,
+    Bools,
     Mixture,
     Oneshot,
     fixed_threads,
@@ -69,6 +73,19 @@ class SPOS(Oneshot):
         self.total = self.epochs  # the budget is that of the evolution
 
     # ---- training: every path alike
+
+    def allowed(self, region: Region) -> Bools:
+        """Any region will do where paths are archs of it; fair ones need a product of choices."""
+        if not isinstance(region, ArchSet | Ball):
+            return super().allowed(region)
+        if self.sampling == "fair":
+            raise NasplugError(
+                "sampling=fair trains each choice of a decision once per step, and paths of such "
+                f"choices are not all in a {region.describe()}: take sampling=uniform"
+            )
+        if isinstance(region, ArchSet):
+            return self.net.chosen(region.archs).any(0)
+        return self.net.exists
 
     def mixture(self) -> Mixture:
         return self._paths(1)[0]
