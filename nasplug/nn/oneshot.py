@@ -269,7 +269,7 @@ class Oneshot(Method):
     def finish_epoch(self, search: Search) -> Trials:
         """What an epoch ends with: the selected arch as a trial."""
         arch = self.selected()
-        value = self.net.score(arch, self.images, self.images.val, SCORED)
+        value = self.score(arch)
         trials = search.candidates(arch[None])
         known = self.look_up(arch[None])
         metrics: dict[str, Any] = {
@@ -293,6 +293,10 @@ class Oneshot(Method):
         if self.step >= self.total * self.per_epoch:
             search.stop("all epochs done")
         return trials
+
+    def score(self, arch: Archs) -> float:
+        """The metric of the data's task on validation data, with the weights learned here."""
+        return self.net.score(arch, self.images, self.images.val, SCORED)
 
     def look_up(self, archs: Archs) -> Trials | None:
         """What a table of the space knows of some archs, for people; None without a table."""
