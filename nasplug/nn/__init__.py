@@ -19,7 +19,7 @@ from nasplug.nn.mixed import (
     mix,
     mixed_ops,
 )
-from nasplug.nn.oneshot import Oneshot, tabulated
+from nasplug.nn.oneshot import SUPERNET, Oneshot, tabulated
 from nasplug.nn.pictures import COLORS, GRAY, draw_edges, draw_epochs
 from nasplug.nn.supernet import Floats, Supernet
 from nasplug.nn.task import Task, call
@@ -36,6 +36,7 @@ from nasplug.nn.training import (
 __all__ = [
     "COLORS",
     "GRAY",
+    "SUPERNET",
     "AvgPool",
     "Batch",
     "BatchNorm2d",
