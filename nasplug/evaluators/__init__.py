@@ -7,5 +7,4 @@ from nasplug.hookspecs import hookimpl
 def register_evaluators(register):  # type: ignore[no-untyped-def]
     register("table", "nasplug.evaluators.table:TableEvaluator", "looked up in a benchmark's table")
     register("train", "nasplug.evaluators.train:TrainEvaluator", "trained from scratch")
-    register("predictor", "nasplug.evaluators.predictor:PredictorEvaluator", "predicted by a model")
     register("function", "nasplug.evaluators.function:FunctionEvaluator", "your own function")
