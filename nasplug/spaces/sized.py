@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
 
 LARGEST = 100_000  # of any size but those below, beyond which nobody trains a network of a search
-MOST = {"layers": 100, "N": 100, "C": 1_000, "resolution": 4_096}
+MOST = {"layers": 100, "N": 100, "C": 1_000, "resolution": 4_096, "width": 100}
 
 
 class Sized(Costed):
     """Input shape, classes, width and depth are its own: `params`, `flops`, `build` and
     `supernet` are all about the networks of its `sizes`.
 
-    presets: {data: {size: number}}: what suits a data set, where that is not what "" has. Other
-    sizes are part of the name, as in ``nb201:C=8,N=1``:
+    presets: {data: {size: number}}: what suits a data set, where that is not what "" has; a size
+    is a whole number unless that of "" is a float. Others are part of the name, as in
+    ``nb201:C=8,N=1``:
 
     >>> space = NB201("digits", C=16)
     >>> space.name, space.sizes["N"], space.sized(N=1).name
@@ -37,20 +38,26 @@ class Sized(Costed):
     """
 
     base: ClassVar[str]
-    presets: ClassVar[Mapping[str, Mapping[str, int]]]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]]
     network: ClassVar[str]
 
-    def __init__(self, data: str = "", /, **options: int) -> None:
+    def __init__(self, data: str = "", /, **options: float) -> None:
         preset = self.preset(data)
         for option, value in options.items():
             if option not in preset:
                 raise unknown(f"option of {self.base}", option, preset)
-            most = MOST.get(option, LARGEST)
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
+            kind, most = type(preset[option]), MOST.get(option, LARGEST)
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | kind)
+                or not 0 < value <= most
+            ):
+                numbers = "number from 1" if kind is int else "number above 0, up"
                 raise NasplugError(
-                    f"{option} of {self.base} is a number from 1 to {most:,}, got {value!r}"
+                    f"{option} of {self.base} is a {numbers} to {most:,}, got {value!r}"
                 )
-        self.data, self.options = data, dict(options)
+            options[option] = kind(value)
+        self.data, self.options = data, options
         self.sizes = {**preset, **options}
         self.check_sizes()
         other = {name: value for name, value in options.items() if value != preset[name]}
@@ -58,7 +65,7 @@ class Sized(Costed):
         Space.__init__(self, self.find_decisions(), self.base + (f":{sizes}" if sizes else ""))
 
     @classmethod
-    def preset(cls, data: str) -> dict[str, int]:
+    def preset(cls, data: str) -> dict[str, Any]:
         """The sizes that suit a data set."""
         return {**cls.presets[""], **cls.presets.get(data, {})}
 
@@ -73,7 +80,7 @@ class Sized(Costed):
         """The same space with networks of the size that suits a data set; options stay."""
         return type(self)(data, **self.options)
 
-    def sized(self, **sizes: int) -> Self:
+    def sized(self, **sizes: float) -> Self:
         """The same space with networks of other `sizes`."""
         return type(self)(self.data, **{**self.options, **sizes})
 
