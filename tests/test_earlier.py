@@ -97,7 +97,7 @@ def test_what_cannot_be_scored_by_it_says_why(trained: nasplug.Selection, tmp_pa
     digits = nasplug.nn.load("digits", seed=4)
     with pytest.raises(NasplugError, match="trained its supernet on other data than these"):
         nasplug.Problem.of(
-            space=nasplug.space("manual-irb:C=2"), data=digits, evaluator=f"supernet:{run_dir}"
+            space=nasplug.problem(ON).space, data=digits, evaluator=f"supernet:{run_dir}"
         )
     shutil.copytree(run_dir, tmp_path / "half")
     RunDirectory.open(tmp_path / "half").set_status("running")

@@ -18,7 +18,7 @@ from nasplug._version import __version__
 from nasplug.errors import NasplugError, distribution_of, lacking, unknown
 from nasplug.kernel.method import Method
 
-BUILT_IN = ("nasplug.spaces", "nasplug.evaluators", "nasplug.earlier", "nasplug.tracking")
+BUILT_IN = ("nasplug.spaces", "nasplug.evaluators", "nasplug.tracking")
 WHERE_METHODS_ARE = "every paper is a distribution of its own: pip install one of plugins/nasplug-*"
 
 

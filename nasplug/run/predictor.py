@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from nasplug.analysis.predictors import Predictor, XGBoost, predictor, rank_correlations
-from nasplug.earlier.result import finished, split
 from nasplug.errors import NasplugError, unknown
 from nasplug.hookspecs import hookimpl
 from nasplug.kernel.problem import Evaluator
 from nasplug.kernel.space import Space
 from nasplug.kernel.subspace import Region
 from nasplug.kernel.trial import Trials
+from nasplug.run.earlier import finished, split
 
 logger = logging.getLogger("nasplug")
 

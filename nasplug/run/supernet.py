@@ -8,7 +8,6 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from nasplug.earlier.result import finished, split
 from nasplug.errors import NasplugError, unknown
 from nasplug.evaluators.function import FunctionEvaluator
 from nasplug.evaluators.train import TrainEvaluator
@@ -18,6 +17,7 @@ from nasplug.kernel.trial import Trial
 from nasplug.nn import SUPERNET, Supernet, fixed_threads, initialise, recalibrate, to_device
 from nasplug.nn.weights import about_weights, load_weights
 from nasplug.run.directory import RunDirectory
+from nasplug.run.earlier import finished, split
 
 SCORED = 5000  # images, as in SPOS
 
