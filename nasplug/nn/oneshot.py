@@ -93,6 +93,11 @@ class Oneshot(Method):
         """(D, O): by which choices are selected."""
         raise NotImplementedError
 
+    def allowed(self, region: Region) -> Bools:
+        """(D, O): the choices that archs of a region have; NasplugError if the method cannot stay
+        in it, as one that decides on each decision by itself can only in a mask."""
+        return self.net.allowed(region)
+
     def selected(self) -> Archs:
         """(d,) the arch that is best now."""
         return self.net.select(np.where(self.mask, self.scores(), -np.inf), self.handed)
@@ -156,7 +161,7 @@ class Oneshot(Method):
             )
         self.net: Supernet = self.make_supernet(search)
         self.handed: Region = search.region.unlimited  # what `evaluate` was handed last
-        self.mask: Bools = self.net.allowed(self.handed)
+        self.mask: Bools = self.allowed(self.handed)
         several = self.mask & (self.mask.sum(1, keepdims=True) > 1)
         if self.mixes and (unmixable := (several & ~self.net.mixable).any(1)).any():
             raise NasplugError(
@@ -229,7 +234,7 @@ class Oneshot(Method):
     def evaluate(self, search: Search, candidates: Trials | Region) -> Trials | None:
         if isinstance(candidates, Trials):
             return None
-        self.handed, self.mask = candidates, self.net.allowed(candidates)
+        self.handed, self.mask = candidates, self.allowed(candidates)
         left = self.per_epoch - self.step % self.per_epoch
         with fixed_threads(self.threads), self._memory_explained():
             for _ in range(min(left, self.round_steps())):
@@ -264,7 +269,7 @@ class Oneshot(Method):
     def finish_epoch(self, search: Search) -> Trials:
         """What an epoch ends with: the selected arch as a trial."""
         arch = self.selected()
-        value = self.net.score(arch, self.images, self.images.val, SCORED)
+        value = self.score(arch)
         trials = search.candidates(arch[None])
         known = self.look_up(arch[None])
         metrics: dict[str, Any] = {
@@ -288,6 +293,10 @@ class Oneshot(Method):
         if self.step >= self.total * self.per_epoch:
             search.stop("all epochs done")
         return trials
+
+    def score(self, arch: Archs) -> float:
+        """The metric of the data's task on validation data, with the weights learned here."""
+        return self.net.score(arch, self.images, self.images.val, SCORED)
 
     def look_up(self, archs: Archs) -> Trials | None:
         """What a table of the space knows of some archs, for people; None without a table."""

@@ -142,10 +142,23 @@ class Supernet(nn.Module):
             return region.allowed
         raise self.refuse(region)
 
+    def stages(self) -> list[Bools]:
+        """(D, O) masks that progressive shrinking opens one after another: from the largest arch
+        alone to all choices. NasplugError if choices have weights of their own."""
+        raise NasplugError(
+            f"a supernet of {self.space.name} cannot shrink: its choices have weights of their "
+            "own, not a part of those of the largest; take another strategy"
+        )
+
+    def draw(self, mask: Bools, n: int, rng: np.random.Generator) -> Archs:
+        """(n, d) archs of a stage, to be trained."""
+        return self.region(mask).sample(n, rng)
+
     def refuse(self, region: Region) -> NasplugError:
         return NasplugError(
             f"a supernet of {self.space.name} cannot be restricted to a {region.describe()}: it "
-            "takes masks, which allow choices of decisions"
+            "takes masks, which allow choices of decisions; a method that trains uniformly drawn "
+            "archs takes any region"
         )
 
 

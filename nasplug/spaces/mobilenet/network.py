@@ -35,6 +35,8 @@ from nasplug.spaces.mobilenet.space import (
     MobileNet,
 )
 
+# Least depth, kernel and expansion, as Once-for-All makes them elastic one after the other.
+STAGES = ((4, 7, 6), (4, 3, 6), (3, 3, 6), (2, 3, 6), (2, 3, 4), (2, 3, 3))
 REDUCTION = 4  # of the channels in a squeeze-and-excitation
 
 
@@ -189,3 +191,19 @@ class MobileNetSupernet(Supernet):
         if isinstance(region, Mask):
             return self._own(region.allowed) & self.exists
         return super().allowed(region)
+
+    def stages(self) -> list[Bools]:
+        masks = []
+        for depth, kernel, expansion in STAGES:
+            blocks = [k >= kernel and e >= expansion for k, e in OPTIONS]
+            rows = [[i >= depth, *blocks] for i in range(LAYERS)] * len(self.space.UNITS)
+            masks.append(self._own(np.array(rows)) & self.exists)
+        return masks
+
+    def draw(self, mask: Bools, n: int, rng: np.random.Generator) -> Archs:
+        """Depths are drawn uniformly, as Once-for-All does: of all archs few have a short unit."""
+        units = self._of_space(mask).reshape(len(self.space.UNITS), LAYERS, len(BLOCKS))
+        depths = LAYERS - rng.integers(0, 1 + units[..., 0].sum(1), (n, len(units)))
+        lots = np.where(units[..., 1:], rng.random((n, *units[..., 1:].shape)), -1)
+        archs = (1 + lots.argmax(-1)) * (np.arange(LAYERS) < depths[..., None])
+        return archs.reshape(n, -1).astype(self.space.dtype)
