@@ -18,9 +18,9 @@ from nasplug.hookspecs import hookimpl
 from nasplug.kernel.search import Search
 from nasplug.kernel.space import Archs, Space
 from nasplug.kernel.trial import Trial, TrialPruned, Trials
-from nasplug.nn import data as datasets
-from nasplug.nn.data import Given, Images
-from nasplug.nn.task import CLASSIFICATION
+from nasplug.nn import datasets
+from nasplug.nn.data import Images
+from nasplug.nn.datasets import Given
 from nasplug.nn.training import initialise, train
 from nasplug.nn.weights import inherit_weights, save_weights
 
@@ -82,7 +82,7 @@ class TrainEvaluator(FunctionEvaluator):
         self.folder: Path | None = None  # in which trials keep the weights that they have trained
         if not space.builds:
             raise NasplugError(f"{space.name} builds no networks that could be trained")
-        metric = CLASSIFICATION.metric
+        metric = datasets.task_of(self.name).metric
         if self.name in self.data(space) and given == Given(self.name):
             suited = space.for_data(self.name)
             space = space if suited.sizes == space.sizes else suited
