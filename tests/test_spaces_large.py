@@ -12,7 +12,7 @@ from nasplug import NasplugError
 from nasplug.spaces.anynetx import AnyNetX
 from nasplug.spaces.darts.space import EDGES, NODES, Darts
 from nasplug.spaces.fairnas.space import FairNAS
-from nasplug.spaces.mobilenet import BLOCKS, MobileNet
+from nasplug.spaces.mobilenet.space import BLOCKS, MobileNet
 from nasplug.spaces.nb101 import INNER, NB101
 from nasplug.spaces.nb101 import OPS as NB101_OPS
 from nasplug.spaces.shufflenetv2.space import ShuffleNetV2
@@ -707,7 +707,7 @@ NETWORKS = [
     (FairNAS(), lambda space, arch: fairnas(space.to_dict(arch).values())),
     *(
         (
-            MobileNet(w),
+            MobileNet(width=w),
             lambda space, arch, w=w: mobilenet([*space.to_dict(arch).values()], WIDTHS[w]),
         )
         for w in WIDTHS

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nasplug.spaces.macro.space import Macro
     from nasplug.spaces.manual_irb.space import ManualIRB
     from nasplug.spaces.marked.space import Marked
-    from nasplug.spaces.mobilenet import MobileNet
+    from nasplug.spaces.mobilenet.space import MobileNet
     from nasplug.spaces.nb101 import NB101
     from nasplug.spaces.nb201.space import NB201
     from nasplug.spaces.open_cells.space import OpenCells
@@ -34,7 +34,7 @@ SPACES = {
     "transnas-cell": ("transnas:TransNASCell", "TransNAS-Bench-101: 4,096 cells"),
     "shufflenetv2": ("shufflenetv2.space:ShuffleNetV2", "SPOS's twenty layers, 4^20 networks"),
     "fairnas": ("fairnas.space:FairNAS", "FairNAS's nineteen inverted residuals, 6^19 networks"),
-    "mobilenet": ("mobilenet:MobileNet", "Once-for-All's MobileNetV3-like networks, 2.2e19"),
+    "mobilenet": ("mobilenet.space:MobileNet", "Once-for-All's MobileNetV3-like networks, 2.2e19"),
     "darts": ("darts.space:Darts", "DARTS's normal and reduction cells, 1.1e18 pairs"),
     "anynetx": ("anynetx:AnyNetX", "AnyNetX: four stages of residual bottlenecks, 1.8e18"),
     "manual-irb": ("manual_irb.space:ManualIRB", "an inverted residual, or nothing, per layer"),

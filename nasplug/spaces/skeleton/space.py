@@ -6,6 +6,7 @@ Stem, stages of layers (the first of a stage changes the shape), a 1x1 convoluti
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
@@ -54,6 +55,16 @@ class Layer:
     def divided(self, parts: int) -> Layer:
         """The same layer for one of so many parts of the channels."""
         return replace(self, c_in=self.c_in // parts, c_out=self.c_out // parts)
+
+
+def fitting(strides: Sequence[int], resolution: int) -> list[int]:
+    """Strides of layers that follow each other, as far as images are large enough to be halved:
+    the earliest halvings go first."""
+    strides = list(strides)
+    for i, stride in enumerate(strides):
+        if resolution // int(np.prod(strides)) < SMALLEST and stride > 1:
+            strides[i] = 1
+    return strides
 
 
 @dataclass(frozen=True)
@@ -119,10 +130,7 @@ class Skeleton:
             separable = separable and max(1, round(separable * ratio))
             stages = [(max(1, round(c * ratio)), n, s) for c, n, s in stages]
         resolution = resolution or self.resolution
-        strides = [self.stem_stride, *(s for _, _, s in stages)]
-        for i, stride in enumerate(strides):  # the earliest halvings go first
-            if resolution // int(np.prod(strides)) < SMALLEST and stride > 1:
-                strides[i] = 1
+        strides = fitting([self.stem_stride, *(s for _, _, s in stages)], resolution)
         stages = [(c, n, s) for (c, n, _), s in zip(stages, strides[1:], strict=True)]
         return replace(
             self, stem=stem, stem_stride=strides[0], separable=separable, stages=tuple(stages),
