@@ -33,7 +33,7 @@ TABLES = (*NB201, "macro/cifar10")
 PAPER = "M=4,samples=1,unseen=false"  # DSM-NAS on NAS-Bench-201
 QUERIES, LABELS = 200, 500  # of a search; of a shrinker
 SHARES = (30, 20, 10, 5)  # percent of a random sample
-EPOCHS, IMAGES, SIDE = 10, 2000, 8  # of a supernet
+EPOCHS, IMAGES, SIDE = 8, 1000, 8  # of a supernet
 CRITERIA = ("strength", "strength*", "naive", "magnitude")
 
 Row = dict[str, Any]  # {column: text, number, or [mean, standard deviation]}
