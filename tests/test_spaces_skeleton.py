@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 
 from nasplug.nn import count  # noqa: E402
 
-NAMES = ("manual-irb", "open-cells", "macro")
+NAMES = ("manual-irb", "open-cells", "macro", "shufflenetv2", "fairnas")
 
 
 def make(name, data="digits", **options):
@@ -115,7 +115,8 @@ def test_names_say_what_is_not_the_default():
         ("open-cells:depth=4", "unknown option of open-cells 'depth'"),
         ("open-cells:layers", "options read NAME=NUMBER"),
         ("nb201:layers=2", "unknown option of nb201 'layers'"),
-        ("fairnas:C=2", "fairnas takes no options"),
+        ("anynetx:C=2", "anynetx takes no options"),
+        ("shufflenetv2:C=1", "C=1 is too narrow"),
         ("open-cells:C=0", "C of open-cells is a number from 1 to 1,000, got 0"),
     ],
 )

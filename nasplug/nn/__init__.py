@@ -4,7 +4,8 @@ from nasplug.nn.bilevel import Batch, BiLevel, Mixture
 from nasplug.nn.blocks import ConvBN, ConvBNReLU, Residual, inverted_residual, project
 from nasplug.nn.choices import BatchNorm2d, Choice, Conv2d, Linear, Repeat, layer
 from nasplug.nn.convolution import AvgPool, Depthwise, Pointwise, convolution
-from nasplug.nn.data import Given, Images, Stream, load, mixed_seed
+from nasplug.nn.data import Images, Stream, mixed_seed
+from nasplug.nn.datasets import Given, load
 from nasplug.nn.mixed import (
     Bools,
     MixedOp,
@@ -19,7 +20,7 @@ from nasplug.nn.mixed import (
     mix,
     mixed_ops,
 )
-from nasplug.nn.oneshot import Oneshot, tabulated
+from nasplug.nn.oneshot import SUPERNET, Oneshot, tabulated
 from nasplug.nn.pictures import COLORS, GRAY, draw_edges, draw_epochs
 from nasplug.nn.supernet import Floats, Supernet
 from nasplug.nn.task import Task, call
@@ -36,6 +37,7 @@ from nasplug.nn.training import (
 __all__ = [
     "COLORS",
     "GRAY",
+    "SUPERNET",
     "AvgPool",
     "Batch",
     "BatchNorm2d",

@@ -18,15 +18,20 @@ if TYPE_CHECKING:
 
 
 LARGEST = 100_000  # of any size but those below, beyond which nobody trains a network of a search
-MOST = {"layers": 100, "N": 100, "C": 1_000, "resolution": 4_096}
+MOST = {
+    "layers": 100, "N": 100, "C": 1_000, "width": 100, "resolution": 4_096, "columns": 4_096,
+    "dense": 1,
+}  # fmt: skip
+LEAST = {"width": 0.01, "columns": 0, "dense": 0}  # of those that need not be 1
 
 
 class Sized(Costed):
     """Input shape, classes, width and depth are its own: `params`, `flops`, `build` and
     `supernet` are all about the networks of its `sizes`.
 
-    presets: {data: {size: number}}: what suits a data set, where that is not what "" has. Other
-    sizes are part of the name, as in ``nb201:C=8,N=1``:
+    presets: {data: {size: number}}: what suits a data set, where that is not what "" has; a size
+    is a whole number unless that of "" is a float. Others are part of the name, as in
+    ``nb201:C=8,N=1``:
 
     >>> space = NB201("digits", C=16)
     >>> space.name, space.sizes["N"], space.sized(N=1).name
@@ -34,23 +39,30 @@ class Sized(Costed):
 
     network: the module of its networks, imported when one is built. It has ``build(space, arch)``
     and, where archs can share weights, ``supernet(space, region, partial)``.
+
+    Two sizes say what else its networks can do: ``columns`` of images, if it is one of them, are
+    those of images that are not square (0: as many as `resolution`, the rows), and with ``dense=1``
+    there are `classes` outputs for each pixel, of the same resolution.
     """
 
     base: ClassVar[str]
-    presets: ClassVar[Mapping[str, Mapping[str, int]]]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]]
     network: ClassVar[str]
 
-    def __init__(self, data: str = "", /, **options: int) -> None:
+    def __init__(self, data: str = "", /, **options: float) -> None:
         preset = self.preset(data)
         for option, value in options.items():
             if option not in preset:
                 raise unknown(f"option of {self.base}", option, preset)
+            kind, least = type(preset[option]), LEAST.get(option, 1)
             most = MOST.get(option, LARGEST)
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
+            number = isinstance(value, int | kind) and not isinstance(value, bool)
+            if not (number and least <= value <= most):
                 raise NasplugError(
-                    f"{option} of {self.base} is a number from 1 to {most:,}, got {value!r}"
+                    f"{option} of {self.base} is a number from {least} to {most:,}, got {value!r}"
                 )
-        self.data, self.options = data, dict(options)
+            options[option] = kind(value)
+        self.data, self.options = data, options
         self.sizes = {**preset, **options}
         self.check_sizes()
         other = {name: value for name, value in options.items() if value != preset[name]}
@@ -58,7 +70,7 @@ class Sized(Costed):
         Space.__init__(self, self.find_decisions(), self.base + (f":{sizes}" if sizes else ""))
 
     @classmethod
-    def preset(cls, data: str) -> dict[str, int]:
+    def preset(cls, data: str) -> dict[str, Any]:
         """The sizes that suit a data set."""
         return {**cls.presets[""], **cls.presets.get(data, {})}
 
@@ -73,12 +85,13 @@ class Sized(Costed):
         """The same space with networks of the size that suits a data set; options stay."""
         return type(self)(data, **self.options)
 
-    def sized(self, **sizes: int) -> Self:
+    def sized(self, **sizes: float) -> Self:
         """The same space with networks of other `sizes`."""
         return type(self)(self.data, **{**self.options, **sizes})
 
-    def suited(self, example: Any, classes: int) -> Self:
-        """The same space with networks for images like these, which have to be square."""
+    def suited(self, example: Any, classes: int, dense: bool = False) -> Self:
+        """The same space with networks for images like these; they have to be square, and labels
+        must not be dense, unless its networks say that they can do it."""
         shape: tuple[int, ...] = tuple(getattr(example, "shape", ()))[1:]
         if len(shape) != 3:
             raise NasplugError(
@@ -92,20 +105,32 @@ class Sized(Costed):
                 f"networks of {self.name} give one vector for each image, so that labels are "
                 "classes or numbers, not several tensors"
             )
-        if sides[0] != sides[1]:
+        if dense and "dense" not in self.sizes:
+            raise NasplugError(
+                f"networks of {self.name} give one vector for each image, and here each pixel has "
+                "its label: take a space whose networks are dense, such as nb201"
+            )
+        oblong = sides[0] != sides[1]
+        if oblong and "columns" not in self.sizes:
             raise NasplugError(
                 f"images of {sides[0]}x{sides[1]} are not square, as networks of {self.name} need "
                 "them: resize or crop them"
             )
-        return self.sized(channels=channels, classes=classes, resolution=sides[0])
+        able = {"columns": sides[1] * oblong, "dense": int(dense)}
+        return self.sized(
+            channels=channels, classes=classes, resolution=sides[0],
+            **{name: size for name, size in able.items() if name in self.sizes},
+        )  # fmt: skip
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Of an image that the networks take: channels, height and width."""
-        return self.sizes["channels"], self.sizes["resolution"], self.sizes["resolution"]
+        channels, rows = self.sizes["channels"], self.sizes["resolution"]
+        return channels, rows, self.sizes.get("columns") or rows
 
     def build(self, arch: npt.ArrayLike) -> torch.nn.Module:
-        """One arch -> its network, freshly initialised: (b, *shape) images -> (b, classes)."""
+        """One arch -> its network, freshly initialised: (b, *shape) images -> (b, classes), or
+        (b, classes, *shape[1:]) if it is dense."""
         model: torch.nn.Module = import_module(self.network).build(self, self.arch(arch))
         return model
 
@@ -124,9 +149,9 @@ class Sized(Costed):
 
 def multiple_of_four(space: Sized) -> None:
     """NasplugError unless images can be halved twice."""
-    side = space.sizes["resolution"]
-    if side % 4 or side < 8:
+    _, *sides = space.shape
+    if any(side % 4 or side < 8 for side in sides):
         raise NasplugError(
-            f"images of {side}x{side} do not fit: networks of {space.base} halve them twice, so "
-            "their sides must be multiples of 4, at least 8; resize or pad them"
+            f"images of {sides[0]}x{sides[1]} do not fit: networks of {space.base} halve them "
+            "twice, so their sides must be multiples of 4, at least 8; resize or pad them"
         )
