@@ -1,7 +1,7 @@
 """LISSNAS, then SPOS inside: does a supernet rank archs better in the space that was shrunk?
 
     NASPLUG_DATA=... python benchmarks/shrunk_supernet.py [--C 16] [--layers 20] [--side 16]
-        [--images 25000] [--batch 256] [--epochs 3] [--supernet 10] [--archs 128] [--shrunk 96]
+        [--images 25000] [--batch 256] [--epochs 6] [--supernet 10] [--archs 96] [--shrunk 64]
         [--size 1000] [--seeds 2] [--jobs 1] [--seconds 0] [--out FOLDER]
 
 ShuffleNetV2 (4^layers networks) at small scale on CIFAR-10, images averaged down to side x side:
@@ -59,6 +59,7 @@ VALIDATED = 10_000  # validation images, of networks that were trained alone
 SCORED = 5000  # validation images for inherited weights
 TESTED = 2500  # images at a time, of networks that were trained alone
 BOOTSTRAPS = 10_000
+SIZES = ("C", "layers", "side", "images", "batch", "epochs", "supernet", "size")  # kept apart
 LABELS = 0.45  # of --seconds, after which no further networks of the whole space are begun
 
 
@@ -330,10 +331,10 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=16)
     parser.add_argument("--images", type=int, default=25_000)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--supernet", type=int, default=10)
-    parser.add_argument("--archs", type=int, default=128)
-    parser.add_argument("--shrunk", type=int, default=96)
+    parser.add_argument("--archs", type=int, default=96)
+    parser.add_argument("--shrunk", type=int, default=64)
     parser.add_argument("--size", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=1)
@@ -342,6 +343,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/shrunk_supernet"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    sizes = {name: getattr(options, name) for name in SIZES}
+    about = options.out / "options.json"
+    if about.exists() and (kept := json.loads(about.read_text())) != sizes:
+        sys.exit(f"{options.out} holds what was measured at {kept}: take another folder")
+    write_json(about, sizes)
     start, seconds = time.time(), options.seconds or math.inf
     images(options)
     seeds = range(options.seeds)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import nasplug
-from nasplug import ArchSet, Ball, Layered, NasplugError
+from nasplug import ArchSet, Ball, Layered, NasplugError, Trials
 from nasplug.kernel.registry import registry
 from nasplug.kernel.search import Search
 from nasplug.run.directory import RunDirectory
@@ -356,6 +356,33 @@ def test_paths_and_children_stay_in_any_region(on, make):
     method.step = 0
     assert region.contains(run.run().archs).all()
     assert region.contains(run.trials.archs).all()
+
+
+def test_children_in_a_set_are_near_their_parents():
+    """Where crossover makes no member, and changes of random decisions hardly one."""
+    space = nasplug.space("shufflenetv2")
+    centers = space.sample(40, 0)
+    region = ArchSet(space, space.mutate(np.repeat(centers, 25, 0), 1))
+    pocket = region.archs[space.distance(region.archs, centers[0]) == 1]
+
+    class Scored:
+        """A search that has scored two archs of a pocket."""
+
+        rng = np.random.default_rng(0)
+        trials = Trials(space, pocket[:2])
+
+        def seen(self, archs):
+            return np.array([(arch == self.trials.archs).all(1).any() for arch in archs], bool)
+
+    Scored.space = space
+    Scored.trials.tell(values=[1.0, 2.0])
+    method = registry().get("method", "spos")(population=20, parents=2)
+    method.target = Target(Chain(), None, None, 0)
+    children = method._children(Scored(), region)
+    assert len(children) == 20
+    assert region.contains(children).all()
+    near = (space.distance(children, centers[0]) <= 1).sum()
+    assert near >= 5, "a child in 40 is there if they are drawn at random"
 
 
 def test_one_shot_inside_of_what_lissnas_has_shrunk(tmp_path):

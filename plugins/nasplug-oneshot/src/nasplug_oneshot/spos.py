@@ -9,6 +9,7 @@ import numpy as np
 
 from nasplug import (
     Archs,
+    ArchSet,
     Choice,
     Float,
     Int,
@@ -86,8 +87,11 @@ class SPOS(SinglePaths):
             best = best_trials(search.trials, self.parents)
             mothers, fathers = best[rng.integers(len(best), size=(2, 10 * n))]
             crossed = np.where(rng.random(mothers.shape) < 0.5, mothers, fathers)
-            changed = rng.random(mothers.shape) < self.mutation
-            mutated = np.where(changed, random[: 10 * n], mothers)
+            if isinstance(region.unlimited, ArchSet) and len(generation[0]):
+                mutated = region.mutate(mothers, rng)  # random changes seldom make a member
+            else:
+                changed = rng.random(mothers.shape) < self.mutation
+                mutated = np.where(changed, random[: 10 * n], mothers)
             half = n // 2
             generation = [
                 self._fresh(search, region, crossed)[:half],
