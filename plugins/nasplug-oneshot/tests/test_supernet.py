@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +25,7 @@ from nasplug.testing import method_checks  # noqa: E402
 from nasplug_oneshot.supernet import taught  # noqa: E402
 
 TINY = MobileNet("digits", width=0.1)
-SHRINKING = {"strategy": "progressive-shrinking", "epochs": 6}
+SHRINKING = {"strategy": "progressive-shrinking", "epochs": 6, "paths": 1}
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,17 @@ def search(images, space=TINY, within=None, **options):
     method = registry().get("method", "supernet")(batch=16, **options)
     problem = nasplug.Problem.of(space=space, data=images)
     return Search(problem, method, "supernet", budget=100, within=within)
+
+
+class Kept:
+    """What a checkpoint holds after each round."""
+
+    def __init__(self):
+        self.found = []
+
+    @nasplug.hookimpl
+    def update(self, search):
+        self.found.append(copy.deepcopy(search.state()))
 
 
 def drawn(method, stage, n):
@@ -66,6 +78,8 @@ def test_shrinking_goes_from_the_largest_arch_to_all_of_them(images, tmp_path):
     assert len(np.unique(drawn(method, 5, 100))) == 10
 
     method.step = 0
+    states = Kept()
+    run.pm.register(states)
     result = run.run()
     assert run.stopped == "all epochs done"
     assert len(trials) == len(trials.metrics["smallest_acc"]) == 6
@@ -74,6 +88,12 @@ def test_shrinking_goes_from_the_largest_arch_to_all_of_them(images, tmp_path):
     assert (result.best.arch == method.archs[1]).all()
     assert result.best.value == method.score(result.best.arch)
     assert trials.metrics["largest_acc"][-1] == method.score(method.archs[2])
+
+    again = search(images, **SHRINKING)
+    again.load_state(states.found[3])  # within the second stage, so with a teacher
+    again.run()
+    assert again.trials.values.tolist() == trials.values[4:].tolist()
+    assert again.trials.metrics["loss"].tolist() == trials.metrics["loss"][4:].tolist()
 
     result.files[SUPERNET](tmp_path / SUPERNET)
     net = TINY.supernet()
@@ -138,6 +158,7 @@ CHECKS = {
 }
 
 
+@pytest.mark.slow  # a minute: their networks are deep
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 def test_it_behaves(check):
     check()
