@@ -153,7 +153,7 @@ def test_what_it_cannot_learn_from_says_why(random: nasplug.Selection) -> None:
 
     refused("by which run", "")
     refused("is another one than nb201", random.run_dir, "nb201/function")
-    refused("scored archs on function, not on digits", random.run_dir, "shufflenetv2/digits")
+    refused("scored archs on function, not on other", random.run_dir, "shufflenetv2/other")
     refused("unknown predictor 'xgbost'", f"{random.run_dir},model=xgbost")
     refused("there is no predictor nowhere.ubj", "nowhere.ubj")
 
@@ -163,6 +163,6 @@ def test_a_model_in_a_file_scores_a_space_without_a_table(tmp_path: Path) -> Non
     model = XGBoost(SHUFFLENET).fit(archs, archs.sum(1))
     model.save(tmp_path / "mine.ubj")
     evaluator = f"predictor:{tmp_path / 'mine.ubj'}"
-    found = search("random", "shufflenetv2/digits", budget=5, evaluator=evaluator)
+    found = search("random", "shufflenetv2/mine", budget=5, evaluator=evaluator)
     trials = found.search.trials
     assert np.allclose(trials.values, model.predict(trials.archs))
