@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -166,3 +168,25 @@ def test_a_model_in_a_file_scores_a_space_without_a_table(tmp_path: Path) -> Non
     found = search("random", "shufflenetv2/mine", budget=5, evaluator=evaluator)
     trials = found.search.trials
     assert np.allclose(trials.values, model.predict(trials.archs))
+
+
+@pytest.mark.slow
+def test_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands of docs/mobile.md on earlier runs, one after the other, then its code."""
+    page = (Path(__file__).parents[1] / "docs" / "mobile.md").read_text()
+    page = page[page.index("## Scored by an earlier run") :]
+    monkeypatch.chdir(tmp_path)
+    bash, code = (
+        re.search(rf"^```{kind}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[1]  # type: ignore[index]
+        for kind in ("bash", "python")
+    )
+    for line in bash.splitlines():
+        with pytest.raises(SystemExit, match="0"):
+            main([*shlex.split(line)[1:], "--no-track"])
+    assert "had not learned from: spearman" in capsys.readouterr().out
+    best = nasplug.load("runs/found").best
+    assert best.space.flops(best.arch[None])[0] <= 5e4
+    exec(code, {})
+    assert "spearman" in capsys.readouterr().out
