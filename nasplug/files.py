@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and where those lie that can be made again."""
 
 from __future__ import annotations
 
@@ -25,3 +25,8 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise NasplugError(f"{path} cannot be written: {error}") from None
+
+
+def cache() -> Path:
+    """The folder of what can be made again: ``$XDG_CACHE_HOME/nasplug``, ``~/.cache/nasplug``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nasplug"

@@ -9,7 +9,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
 from nasplug.nn.bilevel import MOMENTUM, WEIGHT_DECAY, BiLevel, Mixture  # noqa: E402
-from nasplug.nn.data import OnDisk, Stream, digits, load  # noqa: E402
+from nasplug.nn.data import OnDisk, Stream  # noqa: E402
+from nasplug.nn.datasets import digits, load  # noqa: E402
 from nasplug.nn.mixed import MixedOp, mix  # noqa: E402
 from nasplug.spaces import NB201  # noqa: E402
 

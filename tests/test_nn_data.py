@@ -10,7 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from nasplug import NasplugError  # noqa: E402
-from nasplug.nn.data import Stream, load  # noqa: E402
+from nasplug.nn.data import Stream  # noqa: E402
+from nasplug.nn.datasets import load  # noqa: E402
 
 
 def folders(path: Path) -> None:

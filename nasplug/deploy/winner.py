@@ -15,8 +15,9 @@ from nasplug.errors import NasplugError
 from nasplug.kernel.selection import Selection
 from nasplug.kernel.space import Archs, Space
 from nasplug.kernel.trial import Trial
-from nasplug.nn import data as datasets
-from nasplug.nn.data import Given, Images, layout, of_layout
+from nasplug.nn import datasets
+from nasplug.nn.data import Images, layout, of_layout
+from nasplug.nn.datasets import Given
 from nasplug.nn.weights import about_weights, inherit_weights
 from nasplug.run import weights
 from nasplug.run.api import posed

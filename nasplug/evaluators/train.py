@@ -18,9 +18,9 @@ from nasplug.hookspecs import hookimpl
 from nasplug.kernel.search import Search
 from nasplug.kernel.space import Archs, Space
 from nasplug.kernel.trial import Trial, TrialPruned, Trials
-from nasplug.nn import data as datasets
-from nasplug.nn.data import Given, Images
-from nasplug.nn.task import CLASSIFICATION
+from nasplug.nn import datasets
+from nasplug.nn.data import Images
+from nasplug.nn.datasets import Given
 from nasplug.nn.training import initialise, train
 from nasplug.nn.weights import inherit_weights, save_weights
 
@@ -82,7 +82,7 @@ class TrainEvaluator(FunctionEvaluator):
         self.folder: Path | None = None  # in which trials keep the weights that they have trained
         if not space.builds:
             raise NasplugError(f"{space.name} builds no networks that could be trained")
-        metric = CLASSIFICATION.metric
+        metric = datasets.task_of(self.name).metric
         if self.name in self.data(space) and given == Given(self.name):
             suited = space.for_data(self.name)
             space = space if suited.sizes == space.sizes else suited
@@ -184,12 +184,13 @@ class TrainEvaluator(FunctionEvaluator):
             return trial.should_prune()
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        images = self.images.to(device)  # where batches are made without waiting for the host
         results: list[dict[str, Any]] = []
         models: list[nn.Module] = []
         for seed in range(self.seed, self.seed + self.seeds):
             model = initialise(lambda: self.space.build(trial.arch), seed).to(device)
             result = train(
-                model, self.images, epochs, seed, until=until, checkpoint=trial.checkpoint,
+                model, images, epochs, seed, until=until, checkpoint=trial.checkpoint,
                 lr=self.settings.get("lr", LR), begin=begin,
                 batch_size=int(self.settings.get("batch", BATCH)),
                 patience=int(self.settings.get("patience", 0)),

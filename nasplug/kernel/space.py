@@ -201,9 +201,9 @@ class Space:
         """The same space with networks of the size that suits a data set; most have one size."""
         return self
 
-    def suited(self, example: Any, classes: int) -> Self:
-        """The same space with networks for inputs like these of so many classes; NasplugError if
-        there are none."""
+    def suited(self, example: Any, classes: int, dense: bool = False) -> Self:
+        """The same space with networks for inputs like these of so many classes, or of so many
+        outputs for each pixel, which is dense; NasplugError if there are none."""
         return self
 
     # ---- reading archs

@@ -4,7 +4,8 @@ from nasplug.nn.bilevel import Batch, BiLevel, Mixture
 from nasplug.nn.blocks import ConvBN, ConvBNReLU, Residual, inverted_residual, project
 from nasplug.nn.choices import BatchNorm2d, Choice, Conv2d, Linear, Repeat, layer
 from nasplug.nn.convolution import AvgPool, Depthwise, Pointwise, convolution
-from nasplug.nn.data import Given, Images, Stream, load, mixed_seed
+from nasplug.nn.data import Images, Stream, mixed_seed
+from nasplug.nn.datasets import Given, load
 from nasplug.nn.mixed import (
     Bools,
     MixedOp,

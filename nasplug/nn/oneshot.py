@@ -30,7 +30,7 @@ from nasplug.kernel.space import Archs, Space
 from nasplug.kernel.subspace import Region
 from nasplug.kernel.tree import map_leaves
 from nasplug.kernel.trial import Trials
-from nasplug.nn import data
+from nasplug.nn import data, datasets
 from nasplug.nn.bilevel import Batch, BiLevel, Mixture
 from nasplug.nn.data import Images
 from nasplug.nn.mixed import Bools
@@ -195,7 +195,9 @@ class Oneshot(Method):
         evaluator = search.problem.evaluator
         if evaluator is None or search.problem.evaluator_name == "function":
             raise NasplugError(f"{search.method_name} trains a supernet: on what? Give data=")
-        return getattr(evaluator, "images", None) or data.by_name(search.problem.data, search.seed)
+        return getattr(evaluator, "images", None) or datasets.by_name(
+            search.problem.data, search.seed
+        )
 
     def make_supernet(self, search: Search) -> Supernet:
         """The network of the space with every choice in it, freshly initialised."""

@@ -110,6 +110,12 @@ def mae(output: Tensor, labels: Tensor) -> float:
     return (output - labels).abs().mean().item()
 
 
+def relative_l2(output: Any, labels: Tensor) -> Tensor:
+    """||output - label|| / ||label||, the mean over the examples: a loss, and a metric."""
+    error, size = (x.flatten(1).norm(dim=1) for x in (same_shape(output, labels) - labels, labels))
+    return (error / size).mean()
+
+
 ACCURACY = Metric("acc", accuracy, kept=classes_of)
 METRICS = {
     "accuracy": ACCURACY,
@@ -117,6 +123,7 @@ METRICS = {
     "r2": Metric("r2", r2),
     "rmse": Metric("rmse", rmse, maximize=False),
     "mae": Metric("mae", mae, maximize=False),
+    "relative_l2": Metric("relative_l2", relative_l2, maximize=False),
 }
 FAR = 10  # from 0, where labels are hardly learned within a few epochs
 LOSS = "loss"  # the metric of this name is the loss itself, on validation data
@@ -326,13 +333,18 @@ def _metric(metric: Any, loss: Loss, maximize: bool) -> Metric:
 
 
 def squared_error(output: Any, labels: Tensor) -> Tensor:
-    """The mean squared error; NasplugError if the shapes differ, which torch would broadcast."""
+    """The mean squared error."""
+    return functional.mse_loss(same_shape(output, labels), labels)
+
+
+def same_shape(output: Any, labels: Tensor) -> Tensor:
+    """The output; NasplugError if its shape is another, which torch would broadcast."""
     if not isinstance(output, Tensor) or output.shape != labels.shape:
         raise NasplugError(
             f"labels of {shapes(labels)} real numbers need an output of that shape; it is "
             f"{shapes(output)}"
         )
-    return functional.mse_loss(output, labels)
+    return output
 
 
 def _name(function: Any) -> str:

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 LARGEST = 100_000  # of any size but those below, beyond which nobody trains a network of a search
-MOST = {"layers": 100, "N": 100, "C": 1_000, "resolution": 4_096, "width": 100}
+MOST = {
+    "layers": 100, "N": 100, "C": 1_000, "width": 100, "resolution": 4_096, "columns": 4_096,
+    "dense": 1,
+}  # fmt: skip
+LEAST = {"width": 0.01, "columns": 0, "dense": 0}  # of those that need not be 1
 
 
 class Sized(Costed):
@@ -35,6 +39,10 @@ class Sized(Costed):
 
     network: the module of its networks, imported when one is built. It has ``build(space, arch)``
     and, where archs can share weights, ``supernet(space, region, partial)``.
+
+    Two sizes say what else its networks can do: ``columns`` of images, if it is one of them, are
+    those of images that are not square (0: as many as `resolution`, the rows), and with ``dense=1``
+    there are `classes` outputs for each pixel, of the same resolution.
     """
 
     base: ClassVar[str]
@@ -46,15 +54,12 @@ class Sized(Costed):
         for option, value in options.items():
             if option not in preset:
                 raise unknown(f"option of {self.base}", option, preset)
-            kind, most = type(preset[option]), MOST.get(option, LARGEST)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | kind)
-                or not 0 < value <= most
-            ):
-                numbers = "number from 1" if kind is int else "number above 0, up"
+            kind, least = type(preset[option]), LEAST.get(option, 1)
+            most = MOST.get(option, LARGEST)
+            number = isinstance(value, int | kind) and not isinstance(value, bool)
+            if not (number and least <= value <= most):
                 raise NasplugError(
-                    f"{option} of {self.base} is a {numbers} to {most:,}, got {value!r}"
+                    f"{option} of {self.base} is a number from {least} to {most:,}, got {value!r}"
                 )
             options[option] = kind(value)
         self.data, self.options = data, options
@@ -84,8 +89,9 @@ class Sized(Costed):
         """The same space with networks of other `sizes`."""
         return type(self)(self.data, **{**self.options, **sizes})
 
-    def suited(self, example: Any, classes: int) -> Self:
-        """The same space with networks for images like these, which have to be square."""
+    def suited(self, example: Any, classes: int, dense: bool = False) -> Self:
+        """The same space with networks for images like these; they have to be square, and labels
+        must not be dense, unless its networks say that they can do it."""
         shape: tuple[int, ...] = tuple(getattr(example, "shape", ()))[1:]
         if len(shape) != 3:
             raise NasplugError(
@@ -99,20 +105,32 @@ class Sized(Costed):
                 f"networks of {self.name} give one vector for each image, so that labels are "
                 "classes or numbers, not several tensors"
             )
-        if sides[0] != sides[1]:
+        if dense and "dense" not in self.sizes:
+            raise NasplugError(
+                f"networks of {self.name} give one vector for each image, and here each pixel has "
+                "its label: take a space whose networks are dense, such as nb201"
+            )
+        oblong = sides[0] != sides[1]
+        if oblong and "columns" not in self.sizes:
             raise NasplugError(
                 f"images of {sides[0]}x{sides[1]} are not square, as networks of {self.name} need "
                 "them: resize or crop them"
             )
-        return self.sized(channels=channels, classes=classes, resolution=sides[0])
+        able = {"columns": sides[1] * oblong, "dense": int(dense)}
+        return self.sized(
+            channels=channels, classes=classes, resolution=sides[0],
+            **{name: size for name, size in able.items() if name in self.sizes},
+        )  # fmt: skip
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Of an image that the networks take: channels, height and width."""
-        return self.sizes["channels"], self.sizes["resolution"], self.sizes["resolution"]
+        channels, rows = self.sizes["channels"], self.sizes["resolution"]
+        return channels, rows, self.sizes.get("columns") or rows
 
     def build(self, arch: npt.ArrayLike) -> torch.nn.Module:
-        """One arch -> its network, freshly initialised: (b, *shape) images -> (b, classes)."""
+        """One arch -> its network, freshly initialised: (b, *shape) images -> (b, classes), or
+        (b, classes, *shape[1:]) if it is dense."""
         model: torch.nn.Module = import_module(self.network).build(self, self.arch(arch))
         return model
 
@@ -131,9 +149,9 @@ class Sized(Costed):
 
 def multiple_of_four(space: Sized) -> None:
     """NasplugError unless images can be halved twice."""
-    side = space.sizes["resolution"]
-    if side % 4 or side < 8:
+    _, *sides = space.shape
+    if any(side % 4 or side < 8 for side in sides):
         raise NasplugError(
-            f"images of {side}x{side} do not fit: networks of {space.base} halve them twice, so "
-            "their sides must be multiples of 4, at least 8; resize or pad them"
+            f"images of {sides[0]}x{sides[1]} do not fit: networks of {space.base} halve them "
+            "twice, so their sides must be multiples of 4, at least 8; resize or pad them"
         )

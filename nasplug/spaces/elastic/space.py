@@ -231,7 +231,7 @@ class Elastic(Costed):
         found: nn.Module = module.supernet(self, partial)
         return found
 
-    def suited(self, example: Any, classes: int) -> Self:
+    def suited(self, example: Any, classes: int, dense: bool = False) -> Self:
         """Itself; NasplugError if its networks take other inputs, or tell too few classes apart."""
         wanted, given = tuple(self.example.shape[1:]), tuple(example.shape[1:])
         if wanted != given:

@@ -172,11 +172,11 @@ class Marked(Space):
         found: nn.Module = import_module("nasplug.spaces.marked.network").supernet(self, partial)
         return found
 
-    def suited(self, example: Any, classes: int) -> Self:
+    def suited(self, example: Any, classes: int, dense: bool = False) -> Self:
         """This space, with this example if it had none; NasplugError if its networks take other
         inputs."""
         if self.example is None:
-            return type(self)(self.factory, example, only=self.only).suited(example, classes)
+            return type(self)(self.factory, example, only=self.only).suited(example, classes, dense)
         wanted, given = (shapes(tree_map(lambda x: x[0], x)) for x in (self.example, example))
         if wanted != given:
             raise NasplugError(f"{self.base} is for inputs of {wanted}, and the data have {given}")

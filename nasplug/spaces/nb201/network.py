@@ -65,14 +65,14 @@ class Cell(nn.Module):
 
 
 class Reduction(nn.Module):
-    """A residual block of half the resolution and twice the channels."""
+    """A residual block of twice the channels and, with a stride of 2, half the resolution."""
 
-    def __init__(self, c: int) -> None:
+    def __init__(self, c: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            ReLUConvBN(c, 2 * c, kernel=3, stride=2), ReLUConvBN(2 * c, 2 * c, kernel=3)
+            ReLUConvBN(c, 2 * c, kernel=3, stride=stride), ReLUConvBN(2 * c, 2 * c, kernel=3)
         )
-        self.shortcut = nn.Sequential(nn.AvgPool2d(2), Pointwise(c, 2 * c))
+        self.shortcut = nn.Sequential(nn.AvgPool2d(stride), Pointwise(c, 2 * c))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut(x) + self.body(x)
@@ -81,25 +81,26 @@ class Reduction(nn.Module):
 class Network(nn.Sequential):
     """Stem, N cells, reduction, N cells, reduction, N cells, classifier.
 
-    (b, channels, h, w) images, h and w multiples of 4 -> (b, classes) logits.
+    (b, channels, h, w) images, h and w multiples of 4 -> (b, classes) logits; a dense one, whose
+    classifier is a 1x1 convolution, takes any h and w, keeps them, and gives (b, classes, h, w).
     """
 
     def __init__(self, space: NB201, arch: Sequence[int], edge: Edge = operation) -> None:
-        C, N = space.sizes["C"], space.sizes["N"]
+        C, N, classes, dense = (space.sizes[name] for name in ("C", "N", "classes", "dense"))
+        stride = 1 if dense else 2
+        pooled = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * C, classes)
         super().__init__(
             nn.Sequential(
                 nn.Conv2d(space.sizes["channels"], C, 3, padding=1, bias=False), nn.BatchNorm2d(C)
             ),
             *(Cell(arch, C, edge) for _ in range(N)),
-            Reduction(C),
+            Reduction(C, stride),
             *(Cell(arch, 2 * C, edge) for _ in range(N)),
-            Reduction(2 * C),
+            Reduction(2 * C, stride),
             *(Cell(arch, 4 * C, edge) for _ in range(N)),
             nn.BatchNorm2d(4 * C),
             nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(4 * C, space.sizes["classes"]),
+            *([nn.Conv2d(4 * C, classes, 1)] if dense else pooled),
         )
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from nasplug.errors import NasplugError, unknown
 from nasplug.kernel.space import Archs
-from nasplug.spaces.cost import Cost, conv
+from nasplug.spaces.cost import Cost, conv, linear
 from nasplug.spaces.sized import Sized, multiple_of_four
 
 if TYPE_CHECKING:
@@ -32,9 +32,10 @@ COLORS = ("#c8ccd0", "#6b7280", "#4c9f70", "#2f6db5", "#d9822b")
 class NB201(Sized):
     """5^6 = 15,625 cells, 6,466 of them distinct up to isomorphism.
 
-    The network: 3 stages of N cells, C, 2C and 4C channels wide. On the digits cells in a smaller
-    one train faster, but all alike: the rank correlation of two seeds is 0.81 at N=3 and at most
-    0.63 at N=1 (30 random archs).
+    The network: 3 stages of N cells, C, 2C and 4C channels wide, the images halved between them; a
+    dense one keeps their resolution. On the digits cells in a smaller one train faster, but all
+    alike: the rank correlation of two seeds is 0.81 at N=3 and at most 0.63 at N=1 (30 random
+    archs).
 
     >>> space = NB201()
     >>> space.to_str([3, 1, 0, 0, 4, 2])
@@ -44,17 +45,22 @@ class NB201(Sized):
     base = "nb201"
     network = "nasplug.spaces.nb201.network"
     presets: ClassVar = {
-        "": {"C": 16, "N": 5, "channels": 3, "classes": 10, "resolution": 32},
+        "": {
+            "C": 16, "N": 5, "channels": 3, "classes": 10,
+            "resolution": 32, "columns": 0, "dense": 0,
+        },
         "cifar100": {"classes": 100},
         "imagenet16-120": {"classes": 120, "resolution": 16},
         "digits": {"C": 8, "N": 3, "channels": 1, "resolution": 8},
-    }
+        "darcy": {"C": 8, "N": 1, "channels": 1, "classes": 1, "resolution": 29, "dense": 1},
+    }  # fmt: skip
 
     def find_decisions(self) -> dict[str, tuple[str, ...]]:
         return {f"{target}<-{source}": OPS for target, source in EDGES}
 
     def check_sizes(self) -> None:
-        multiple_of_four(self)
+        if not self.sizes["dense"]:
+            multiple_of_four(self)
 
     def to_str(self, arch: npt.ArrayLike) -> str:
         """One arch -> the official string, ``|op~0|+|op~0|op~1|+|op~0|op~1|op~2|``."""
@@ -105,22 +111,24 @@ class NB201(Sized):
     def costs(self, archs: Archs) -> Cost:
         """(n, 6) -> (2, n): parameters, and multiply-adds of one image.
 
-        As in the official tables only convolutions and the classifier (with its bias) count as
-        multiply-adds; batch norms, pooling and sums do not.
+        As in the official tables only convolutions and the classifier (with its bias, unless it is
+        dense) count as multiply-adds; batch norms, pooling and sums do not.
         """
-        C, N, side = (self.sizes[name] for name in ("C", "N", "resolution"))
-        classifier = (4 * C + 1) * self.sizes["classes"]
-        total = conv(self.sizes["channels"], C, 3, side) + classifier
+        C, N, classes, dense = (self.sizes[name] for name in ("C", "N", "classes", "dense"))
+        channels, *sides = self.shape
+        each = np.array([1, np.prod(sides)])  # how often a pixel's parameters and multiply-adds are
+        total = conv(channels, C, 3, 1) * each
+        total += linear(4 * C, classes) * each if dense else (4 * C + 1) * classes
         total[0] += 2 * 4 * C  # the last batch norm
         of_ops = np.zeros((2, len(OPS)), np.int64)
         for stage in range(3):
             c = C << stage
             for op, kernel in ((CONV_1X1, 1), (CONV_3X3, 3)):
-                of_ops[:, op] += N * conv(c, c, kernel, side)
+                of_ops[:, op] += N * conv(c, c, kernel, 1) * each
             if stage < 2:  # a residual block, whose shortcut has no batch norm
-                side //= 2
-                total += conv(c, 2 * c, 3, side) + conv(2 * c, 2 * c, 3, side)
-                total += conv(c, 2 * c, 1, side, bn=False)
+                each[1] //= 1 if dense else 4
+                block = conv(c, 2 * c, 3, 1) + conv(2 * c, 2 * c, 3, 1)
+                total += (block + conv(c, 2 * c, 1, 1, bn=False)) * each
         return total[:, None] + of_ops[:, np.asarray(archs)].sum(-1)
 
     def draw(self, arch: npt.ArrayLike, ax: Axes) -> None:
