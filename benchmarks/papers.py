@@ -33,7 +33,7 @@ TABLES = (*NB201, "macro/cifar10")
 PAPER = "M=4,samples=1,unseen=false"  # DSM-NAS on NAS-Bench-201
 QUERIES, LABELS = 200, 500  # of a search; of a shrinker
 SHARES = (30, 20, 10, 5)  # percent of a random sample
-EPOCHS, IMAGES, SIDE = 10, 2000, 8  # of a supernet
+EPOCHS, IMAGES, SIDE = 8, 1000, 8  # of a supernet
 CRITERIA = ("strength", "strength*", "naive", "magnitude")
 
 Row = dict[str, Any]  # {column: text, number, or [mean, standard deviation]}
@@ -65,9 +65,7 @@ class Entry:
 
 def compared(methods: Mapping[str, Any], on: Sequence[str], budget: int, seeds: int) -> Rows:
     """A row per method and problem; p is that of the difference from the first method."""
-    comparison = nasplug.compare(
-        methods, list(on), budget=budget, seeds=seeds, workers=1, tracking=False
-    )
+    comparison = nasplug.compare(methods, on, budget=budget, seeds=seeds, tracking=False)
     tests, (first, *_) = comparison.tests(), methods
     rows = []
     for found in comparison.summary().itertuples():
@@ -114,9 +112,11 @@ def mined(on: str, seeds: int) -> Row:
     problem, best, inside = nasplug.problem(on), [], []
     archs = problem.space.all()
     reports = problem.score(archs).reports
-    for seed in range(seeds):
-        center = searched("dsm", on, QUERIES, seed, M=4).best.arch
-        ball = nasplug.Ball(problem.space, center, 4)
+    methods = {"dsm": "dsm", "M=4": "dsm:M=4"}
+    kept = nasplug.compare(methods, NB201, budget=QUERIES, seeds=seeds, tracking=False)
+    centers = kept.searches.query("problem == @on and method == 'M=4'").arch
+    for seed, center in enumerate(centers):
+        ball = nasplug.Ball(problem.space, problem.space.from_str(center), 4)
         inside.append(reports[ball.contains(archs)])
         found = searched("random", on, QUERIES, seed, within=ball).best
         best.append((found.report_value, found.value))
