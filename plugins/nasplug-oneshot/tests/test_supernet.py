@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,12 +168,29 @@ def test_it_behaves(check):
 
 def test_the_command_line_trains_as_many_epochs_as_it_is_told(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        main((
-            "train-supernet", "--on", "manual-irb:C=2,layers=2/digits", "--set", "epochs=1",
-            "--set", "batch=500", "--out", "run", "--no-track",
-        ))  # fmt: skip
-    assert ended.value.code == 0
+    train("--on manual-irb:C=2,layers=2/digits --set epochs=1 --set batch=500 --out run")
     assert "supernet_acc" in capsys.readouterr().out
     assert (tmp_path / "run" / SUPERNET).exists()
     assert RunDirectory.open(tmp_path / "run").run["options"]["budget"] == 1
+
+
+def train(options):
+    with pytest.raises(SystemExit, match="0"):
+        main(["train-supernet", *options.split(), "--no-track"])
+
+
+@pytest.mark.slow  # a dozen seconds
+def test_the_page(tmp_path, monkeypatch):
+    """The code and the command of docs/mobile.md, until it comes to earlier runs."""
+    page, _, _ = (
+        (Path(__file__).parents[3] / "docs" / "mobile.md").read_text().partition("## Scored")
+    )
+    monkeypatch.chdir(tmp_path)
+    code, bash = (
+        re.search(rf"^```{kind}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[1]
+        for kind in ("python", "bash")
+    )
+    exec(code, found := {})
+    assert found["same"].state_dict().keys() < found["model"].state_dict().keys()
+    train(bash.partition("train-supernet")[2])
+    assert (tmp_path / "runs" / "supernet" / SUPERNET).exists()
