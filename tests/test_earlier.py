@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -153,7 +155,7 @@ def test_what_it_cannot_learn_from_says_why(random: nasplug.Selection) -> None:
 
     refused("by which run", "")
     refused("is another one than nb201", random.run_dir, "nb201/function")
-    refused("scored archs on function, not on digits", random.run_dir, "shufflenetv2/digits")
+    refused("scored archs on function, not on other", random.run_dir, "shufflenetv2/other")
     refused("unknown predictor 'xgbost'", f"{random.run_dir},model=xgbost")
     refused("there is no predictor nowhere.ubj", "nowhere.ubj")
 
@@ -163,6 +165,28 @@ def test_a_model_in_a_file_scores_a_space_without_a_table(tmp_path: Path) -> Non
     model = XGBoost(SHUFFLENET).fit(archs, archs.sum(1))
     model.save(tmp_path / "mine.ubj")
     evaluator = f"predictor:{tmp_path / 'mine.ubj'}"
-    found = search("random", "shufflenetv2/digits", budget=5, evaluator=evaluator)
+    found = search("random", "shufflenetv2/mine", budget=5, evaluator=evaluator)
     trials = found.search.trials
     assert np.allclose(trials.values, model.predict(trials.archs))
+
+
+@pytest.mark.slow
+def test_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands of docs/mobile.md on earlier runs, one after the other, then its code."""
+    page = (Path(__file__).parents[1] / "docs" / "mobile.md").read_text()
+    page = page[page.index("## Scored by an earlier run") :]
+    monkeypatch.chdir(tmp_path)
+    bash, code = (
+        re.search(rf"^```{kind}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[1]  # type: ignore[index]
+        for kind in ("bash", "python")
+    )
+    for line in bash.splitlines():
+        with pytest.raises(SystemExit, match="0"):
+            main([*shlex.split(line)[1:], "--no-track"])
+    assert "had not learned from: spearman" in capsys.readouterr().out
+    best = nasplug.load("runs/found").best
+    assert best.space.flops(best.arch[None])[0] <= 5e4
+    exec(code, {})
+    assert "spearman" in capsys.readouterr().out

@@ -389,7 +389,8 @@ def test_every_method_is_tried_here():
         for name in registry().methods
         if name not in ("shrink-abs", "shrink-padnas", "shrink-nse")
     }
-    oneshot = {"autospace", "darts", "pc-darts", "gdas", "ddsas", "ostr-darts", "spos", "proxyless"}
+    oneshot = {"autospace", "darts", "pc-darts", "gdas", "ddsas", "ostr-darts"}
+    oneshot |= {"spos", "proxyless", "supernet"}
     halving = {"successive-halving", "hyperband"}  # tests/test_fidelity.py
     several = {"nsga2"}  # tests/test_objectives.py
     samplers = {"optuna", "optuna-cmaes", "optuna-nsga2", "optuna-random"}  # as optuna-tpe

@@ -74,9 +74,6 @@ class Slice(nn.Module):
         self.whole = (whole,)  # in a tuple, so that its weights are not counted here too
         self.kernel, self.expansion = kernel, expansion
 
-    def weights(self) -> dict[str, Tensor]:
-        return self.whole[0].weights(self.kernel, self.expansion)
-
     def forward(self, x: Tensor) -> Any:
         return self.whole[0](x, self.kernel, self.expansion)
 

@@ -22,7 +22,10 @@ from nasplug.spaces.latency import LatencyTable  # noqa: E402
 from nasplug.testing import method_checks  # noqa: E402
 from nasplug_oneshot.paths import LatencyTarget, Target  # noqa: E402
 
-TINY = ("nb201:C=2,N=1/digits", "darts:C=2,layers=3/digits", "macro:C=4/digits")
+TINY = (
+    "nb201:C=2,N=1/digits", "darts:C=2,layers=3/digits", "macro:C=4/digits",
+    "mobilenet:width=0.1/digits",
+)  # fmt: skip
 MANUAL = nasplug.space("manual-irb").for_data("digits")
 TARGET = 3e5
 
