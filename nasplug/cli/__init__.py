@@ -30,6 +30,10 @@ COMMANDS = {
     ),
     "doctor": ("doctor:doctor", "What would stop a run, and how to mend it."),
     "run": ("search:run", "Search with METHOD for a good architecture."),
+    "train-supernet": (
+        "search:train_supernet",
+        "Train a supernet, for others to score archs by.",
+    ),
     "tune": ("tune:tune", "Find good hyperparameters of METHOD: an Optuna study of searches."),
     "compare": ("compare:compare", "Compare METHODs at equal budgets, seed by seed."),
     "ablate": ("compare:ablate", "Compare METHOD with the variants of itself that it declares."),

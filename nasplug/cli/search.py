@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from nasplug.cli.options import (
     BUDGET,
+    Command,
     check_own,
     json_last,
     own_options,
@@ -28,6 +29,7 @@ from nasplug.cli.output import Interrupted, loading, say, show_fact, show_json, 
 from nasplug.cli.space import show_layers, show_quality, show_ranks
 from nasplug.cli.tracking import show_run
 from nasplug.hookspecs import hookimpl
+from nasplug.kernel.registry import registry
 from nasplug.kernel.search import Search
 from nasplug.kernel.selection import Selection
 from nasplug.kernel.subspace import Layered, Region
@@ -36,9 +38,23 @@ from nasplug.run.api import search
 from nasplug.run.directory import RunDirectory
 from nasplug.run.report import brief, table
 
+SUPERNET = "supernet"  # the method that trains one
 SHOWN = 10  # archs in the table that a run ends with
 FRONT = 15  # of the front
 
+
+def settings_of(method: str) -> Callable[[Command], Command]:
+    """``--set``: what `parse_settings` reads."""
+    return click.option(
+        "--set", "settings", multiple=True, metavar="NAME=VALUE",
+        help=f"A hyperparameter of the method (see `nasplug show {method}`); repeatable.",
+    )  # fmt: skip
+
+
+out = click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR",
+    help="The run directory (default: a new one under runs/).",
+)  # fmt: skip
 workers = click.option(
     "--workers", metavar="N | ENGINE",
     help="Score archs N at a time, each in a process of its own, or with the workers of an engine "
@@ -52,10 +68,7 @@ workers = click.option(
 @own_options
 @click.option("--budget", type=int, default=BUDGET, show_default=True, help="Trials.")
 @seed
-@click.option(
-    "--set", "settings", multiple=True, metavar="NAME=VALUE",
-    help="A hyperparameter of the method (see `nasplug show METHOD`); repeatable.",
-)  # fmt: skip
+@settings_of("METHOD")
 @click.option(
     "--config", type=click.Path(path_type=Path), metavar="FILE",
     help="Hyperparameters that `nasplug tune` found: its best.json; --set overrides them.",
@@ -103,10 +116,7 @@ workers = click.option(
     "--retries", type=click.IntRange(min=0), default=1, show_default=True,
     help="How often a trial is scored again whose worker dies.",
 )  # fmt: skip
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR",
-    help="The run directory (default: a new one under runs/).",
-)  # fmt: skip
+@out
 @track
 @json_last
 def run(
@@ -144,6 +154,26 @@ def run(
             **hyperparameters,
         )
     _finish(selection, track, as_json)
+
+
+@click.command("train-supernet")
+@problem_options
+@own_options
+@seed
+@settings_of(SUPERNET)
+@out
+@track
+@json_last
+@click.pass_context
+def train_supernet(context: click.Context, /, **options: Any) -> None:
+    """Train a supernet and search nothing: what `--evaluator supernet:RUN_DIR` scores by.
+
+    The same as `nasplug run supernet` with a budget of as many epochs as --set epochs=N says.
+    """
+    epochs = registry().get("method", SUPERNET).declared()["epochs"]
+    given = parse_settings(SUPERNET, options["settings"])
+    budget = epochs.parse(given.get("epochs", epochs.default))
+    context.invoke(run, method=SUPERNET, budget=budget, **options)
 
 
 @click.command()

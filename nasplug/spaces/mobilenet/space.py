@@ -23,7 +23,7 @@ EXPANSIONS = (3, 4, 6)
 DEPTHS = (2, 3, 4)
 LAYERS = max(DEPTHS)  # of a unit
 ABSENT = "0"
-OPTIONS = tuple((k, e) for e in EXPANSIONS for k in KERNELS)  # DSM-NAS's numbering, from 1
+OPTIONS = tuple((k, e) for e in EXPANSIONS for k in KERNELS)
 BLOCKS = (ABSENT, *(f"k{k}e{e}" for k, e in OPTIONS))
 
 

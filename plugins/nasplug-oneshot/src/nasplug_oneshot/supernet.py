@@ -1,4 +1,4 @@
-"""A supernet that is trained and not searched: by uniform paths, by fair ones, or by the progressive
+"""A supernet that is trained and not searched: by uniform paths, fair ones, or the progressive
 shrinking of "Once-for-All: Train One Network and Specialize it for Efficient Deployment" (Cai et
 al., ICLR 2020)."""
 
@@ -22,11 +22,11 @@ DRAWN = 1000  # archs, of which the middle one is scored
 
 
 class SupernetTraining(SinglePaths):
-    """A supernet and no search: what `--evaluator supernet:RUN_DIR` scores by.
+    """A supernet and no search: uniform or fair paths, or Once-for-All's progressive shrinking.
 
-    A trial is an epoch. Its arch is of middle size, its value what that scores with the weights
-    that it inherits and batch norms recalibrated for it; metrics say the same of the smallest and
-    the largest arch.
+    What it leaves is what ``--evaluator supernet:RUN_DIR`` scores by. A trial is an epoch: its arch
+    is of middle size, its value what that scores with the weights that it inherits and batch norms
+    recalibrated for it; metrics say the same of the smallest and the largest arch.
 
     Progressive shrinking trains the largest arch at first. In stages of as many epochs each what
     the space says is added: of mobilenet smaller kernels, then depths, then expansions. All that
