@@ -5,8 +5,8 @@
 One thread. Predictors learn 1,000 archs of `mobilenet` whose values are synthetic (the time does
 not depend on them) and answer for 200,000 others, encoding counted. DSM-NAS searches by the
 perceptron at the paper's settings (K=10, M=3, multiply-adds up to 600M), four samples per update,
-2,000 queries. Times are of the CPU; the best of the rounds counts, since other work only slows things
-down. The last line is one JSON object.
+2,000 queries. Times are of the CPU; the best of the rounds counts, since other work only slows
+things down. The last line is one JSON object.
 """
 
 from __future__ import annotations
