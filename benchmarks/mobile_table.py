@@ -41,6 +41,7 @@ from nasplug.comparison.statistics import holm, interval, paired
 from nasplug.kernel.registry import registry
 from nasplug.nn import Images, load
 from nasplug.run.api import make_search
+from nasplug.run.directory import read_json, write_json
 from nasplug.run.init import Init
 
 RESULT = Path(__file__).parent / "results" / "mobile.json"
@@ -180,7 +181,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/mobile"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    result = json.loads(RESULT.read_text()) if RESULT.exists() else {"runs": {}}
+    result = {"runs": {}, "table": {}, **read_json(RESULT)}
     supernet = earlier(arguments.runs)
     space = supernet.space
     evaluator = f"predictor:{arguments.runs / 'pairs'},model=dropout-mlp"
@@ -209,12 +210,11 @@ def main() -> None:
                         float(column[0]) for column in (scored.values, scored.reports)
                     )
                 found[seed] = row
-                RESULT.write_text(json.dumps(result, indent=1) + "\n")
+                result["table"] = table(result["runs"])
+                write_json(RESULT, result)
                 print(seed, case, row, flush=True)
-    result["table"] = table(result["runs"])
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
     show(result["table"])
-    print(json.dumps(result["table"]))
+    print(json.dumps(read_json(RESULT)["table"]))  # what is not known as null
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class SupernetEvaluator(FunctionEvaluator):
         if not file.exists():
             raise NasplugError(
                 f"{run_dir} left no supernet that others score with: {run.method_name} trains "
-                "none; spos does"
+                "none; spos and supernet do"
             )
         if about_weights(file, "data")["data"] != self.images.digest:
             raise NasplugError(f"{run_dir} trained its supernet on other data than these")
