@@ -43,7 +43,8 @@ class Sliced(nn.Module):
         if (kernel, expansion) not in self.blocks:
             with torch.device("meta"):
                 self.blocks[kernel, expansion] = batch_statistics(self.make(kernel, expansion))
-        return self.blocks[kernel, expansion].train(self.training)
+        block = self.blocks[kernel, expansion]
+        return block if block.training == self.training else block.train(self.training)
 
     def weights(self, kernel: int, expansion: int) -> dict[str, Tensor]:
         """{name: weight of the block}."""
