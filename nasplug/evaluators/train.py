@@ -21,8 +21,10 @@ from nasplug.kernel.trial import Trial, TrialPruned, Trials
 from nasplug.nn import datasets
 from nasplug.nn.data import Images
 from nasplug.nn.datasets import Given
+from nasplug.nn.series import folder
 from nasplug.nn.training import initialise, train
 from nasplug.nn.weights import inherit_weights, save_weights
+from nasplug.spaces.sized import able
 
 LR, BATCH = 0.1, 64
 WEIGHTS = ".safetensors"  # after the number of a trial
@@ -132,15 +134,22 @@ class TrainEvaluator(FunctionEvaluator):
     def data(cls, space: Space) -> list[str]:
         if not (space.builds and space.sizes):
             return []
-        folder = os.environ.get("NASPLUG_DATA")
-        images = folder and (Path(folder) / "cifar10" / "train.parquet").exists()
-        return ["digits", "cifar10"] if images else ["digits"]
+        here = Path(os.environ.get("NASPLUG_DATA") or "/nowhere")
+        known = {
+            "digits": True, "darcy": True, "japanese-vowels": folder("JapaneseVowels") is not None,
+            "cifar10": (here / "cifar10" / "train.parquet").exists(),
+        }  # fmt: skip
+        return [name for name, there in known.items() if there and able(space, name)]
 
     @classmethod
     def missing(cls, space: Space, data: str) -> str:
-        if data != "cifar10" or not (space.builds and space.sizes):
+        fixes = {
+            "cifar10": "set NASPLUG_DATA to the folder that holds cifar10/train.parquet",
+            "japanese-vowels": "pip install 'nasplug[series]'",
+        }
+        if data not in fixes or not (space.builds and space.sizes):
             return ""
-        return "to train on it, set NASPLUG_DATA to the folder that holds cifar10/train.parquet"
+        return f"to train on it, {fixes[data]}"
 
     def reach(self, low: int, high: int) -> None:
         if self.fidelity is None:

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 LARGEST = 100_000  # of any size but those below, beyond which nobody trains a network of a search
 MOST = {"layers": 100, "N": 100, "C": 1_000, "resolution": 4_096, "columns": 4_096, "dense": 1}
-LEAST = {"columns": 0, "dense": 0}  # of those that not every network has
+LEAST = {"columns": 0, "dense": 0}  # of those that not every space has
+NEEDED = {"darcy": "dense", "japanese-vowels": "columns"}  # by data: one that a space must have
+UNABLE = {  # why
+    "dense": "give one vector for each image, and here each pixel has its label",
+    "columns": "take square images, and these are not",
+}
 
 
 class Sized(Costed):
@@ -75,7 +80,10 @@ class Sized(Costed):
         """NasplugError if there is no network of the `sizes`."""
 
     def for_data(self, data: str) -> Self:
-        """The same space with networks of the size that suits a data set; options stay."""
+        """The same space with networks of the size that suits a data set; options stay.
+        NasplugError if it has none."""
+        if not able(self, data):
+            raise self._unable(NEEDED[data])
         return type(self)(data, **self.options)
 
     def sized(self, **sizes: int) -> Self:
@@ -99,10 +107,7 @@ class Sized(Costed):
                 "classes or numbers, not several tensors"
             )
         if dense and "dense" not in self.sizes:
-            raise NasplugError(
-                f"networks of {self.name} give one vector for each image, and here each pixel has "
-                "its label: take a space whose networks are dense, such as nb201"
-            )
+            raise self._unable("dense")
         oblong = sides[0] != sides[1]
         if oblong and "columns" not in self.sizes:
             raise NasplugError(
@@ -114,6 +119,11 @@ class Sized(Costed):
             channels=channels, classes=classes, resolution=sides[0],
             **{name: size for name, size in able.items() if name in self.sizes},
         )  # fmt: skip
+
+    def _unable(self, size: str) -> NasplugError:
+        return NasplugError(
+            f"networks of {self.name} {UNABLE[size]}: take a space that can do it, such as nb201"
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -138,6 +148,11 @@ class Sized(Costed):
             return super().supernet(region, partial)
         net: torch.nn.Module = network.supernet(self, region, partial)
         return net
+
+
+def able(space: Space, data: str) -> bool:
+    """Whether it has networks for a data set by name, as far as shapes go."""
+    return data not in NEEDED or NEEDED[data] in space.sizes
 
 
 def multiple_of_four(space: Sized) -> None:
