@@ -14,6 +14,7 @@ from nasplug.spaces import NB201, Darts, Learned, Macro, ManualIRB, OpenCells
 torch = pytest.importorskip("torch")
 
 from nasplug.nn import count  # noqa: E402
+from nasplug.spaces.sized import LEAST  # noqa: E402
 
 CELLS = (NB201, Darts)
 LAYERS = (Macro, ManualIRB, OpenCells)
@@ -108,7 +109,9 @@ def test_an_unknown_option_and_no_size_say_so(cls):
     for name in cls.preset(""):
         least = LEAST.get(name, 1)
         for size in (least - 1, 1.5, True, "8"):
-            with pytest.raises(NasplugError, match=f"{name} of {cls.base} is a number from {least}"):
+            with pytest.raises(
+                NasplugError, match=f"{name} of {cls.base} is a number from {least}"
+            ):
                 cls(**{name: size})
     with pytest.raises(NasplugError, match=f"unknown option of {cls.base} 'width'"):
         cls(width=8)

@@ -66,7 +66,8 @@ class TrainEvaluator(FunctionEvaluator):
     """
 
     option = ",".join(f"{name}=NUMBER" for name in OPTIONS)
-    epochs: ClassVar[dict[str, int]] = {"digits": 5, "": 12}
+    epochs: ClassVar[dict[str, int]] = {"digits": 5, "darcy": 5, "": 12}
+    batches: ClassVar[dict[str, int]] = {"darcy": 16, "japanese-vowels": 16}  # of few examples
     search: Search | None = None  # to which it says what it is doing
 
     def __init__(
@@ -100,6 +101,7 @@ class TrainEvaluator(FunctionEvaluator):
         self.space = space
         super().__init__(space, self._train, metric.maximize)
         self.most = int(self.settings.get("epochs", self.epochs.get(self.name, self.epochs[""])))
+        self.batch = int(self.settings.get("batch", self.batches.get(self.name, BATCH)))
         self.seeds = int(self.settings.get("seeds", 1))
         whole = self.seeds == 1 and not self.settings.get("patience")
         self.fidelity = ("epochs", 1, self.most) if whole else None
@@ -200,8 +202,7 @@ class TrainEvaluator(FunctionEvaluator):
             result = train(
                 model, self.images, epochs, seed, until=until, checkpoint=trial.checkpoint,
                 lr=self.settings.get("lr", LR), begin=begin,
-                batch_size=int(self.settings.get("batch", BATCH)),
-                patience=int(self.settings.get("patience", 0)),
+                batch_size=self.batch, patience=int(self.settings.get("patience", 0)),
                 half=bool(self.settings.get("amp", 0)),
                 report=report if trial.pruner and not models else None,  # pruned by the first
             )  # fmt: skip

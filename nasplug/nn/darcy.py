@@ -79,7 +79,7 @@ def darcy() -> tuple[Floats32, Floats32]:
     try:
         with np.load(path, allow_pickle=False) as kept:  # which verifies its CRC-32
             return kept["a"], kept["u"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # not there, or damaged
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # none, or damaged
         return _generate(path)
 
 
