@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -254,3 +256,16 @@ def test_series_that_are_not_here_say_how_to_get_them(tmp_path, monkeypatch):
         nnas.load("japanese-vowels")
     with pytest.raises(NasplugError, match=r"nb201/japanese-vowels.*nasplug\[series\]"):
         nasplug.problem("nb201/japanese-vowels")
+
+
+# ---- the docs
+
+
+def test_the_page_runs(few, monkeypatch, capsys):
+    monkeypatch.chdir(few.parent)
+    text = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text()
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    exec(compile(code, "tasks.md", "exec"), {"__name__": "tasks"})
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("val_relative_l2 ")
+    assert out[1:] == re.findall(r"^print\(.*\)  # ((?:torch|nb201).*)$", code, re.MULTILINE)
