@@ -114,10 +114,10 @@ class Sized(Costed):
                 f"images of {sides[0]}x{sides[1]} are not square, as networks of {self.name} need "
                 "them: resize or crop them"
             )
-        able = {"columns": sides[1] * oblong, "dense": int(dense)}
+        others = {"columns": sides[1] * oblong, "dense": int(dense)}
         return self.sized(
             channels=channels, classes=classes, resolution=sides[0],
-            **{name: size for name, size in able.items() if name in self.sizes},
+            **{name: size for name, size in others.items() if name in self.sizes},
         )  # fmt: skip
 
     def _unable(self, size: str) -> NasplugError:
