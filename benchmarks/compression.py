@@ -1,22 +1,24 @@
 """Is a trained network halved by a search better than by uniform widths or global pruning?
 
-    python benchmarks/compression.py --seeds 3 --out benchmarks/results/compression.json
+    python benchmarks/compression.py --seeds 3 --jobs 1 --out benchmarks/results/compression.json
 
-A ResNet and a MobileNetV3 of timm, sized for 32x32 images and a CPU, are trained on a part of
-CIFAR-10 and brought to half of their multiply-adds: by searches of their elastic space (spos, dsm,
-random), by torch-pruning with one ratio for all layers (uniform widths) and by its global pruning.
-All inherit the trained weights by the same importance, and are fine-tuned alike. Searches see
-training and validation images only; what is reported is the accuracy on test images. Last line: one
-JSON object.
+A ResNet and a MobileNetV3 of timm, sized for 32x32 images, are trained on a part of CIFAR-10, on a
+GPU if there is one, and brought to half of their multiply-adds: by searches of their elastic space
+(spos, dsm, random), by torch-pruning with one ratio for all layers (uniform widths) and by its
+global pruning. All inherit the trained weights by the same importance, and are fine-tuned alike.
+Searches see training and validation images only; what is reported is the accuracy on test images.
+Last line: one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
@@ -38,15 +40,17 @@ from nasplug import nn as nnas
 
 SHARE = 0.5
 LIMITS = [f"flops<={SHARE}x", f"flops>={0.9 * SHARE}x"]  # smaller ones are no fair comparison
-TRAIN, VAL, TEST = 6000, 1500, 5000  # images
-EPOCHS, TUNED = 16, 8  # of the training, and of the fine-tuning
-LR, TUNED_LR = 0.05, 0.02
-SHORT = f"train:epochs=1,lr={TUNED_LR}"
+TRAIN, VAL, TEST = 20_000, 2_000, 10_000  # images
+EPOCHS, TUNED = 15, 4  # of the training, and of the fine-tuning
+LR, TUNED_LR, BATCH = 0.1, 0.04, 256
+SHORT = f"train:epochs=1,lr={TUNED_LR},batch={BATCH}"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 METHODS: dict[str, dict[str, Any]] = {
     "spos": {
-        "budget": 40, "epochs": 6, "lr": TUNED_LR, "population": 10, "parents": 5,
+        "budget": 40, "epochs": 6, "lr": TUNED_LR, "batch": BATCH, "population": 10, "parents": 5,
     },
     "dsm": {"budget": 12, "evaluator": SHORT},
+    "dsm, nearly uniform": {"budget": 12, "evaluator": SHORT},  # begins with `nearly_uniform`
     "random": {"budget": 12, "evaluator": SHORT},
 }  # fmt: skip
 
@@ -85,7 +89,7 @@ def data(seed: int, train: int) -> nnas.Images:
     return replace(
         images, train=some(images.train, train), val=some(images.val, VAL),
         test=some(images.test, TEST),
-    )  # fmt: skip
+    ).to(DEVICE)  # fmt: skip
 
 
 def madds(model: nn.Module) -> int:
@@ -111,6 +115,25 @@ def pruned(model: nn.Module, everywhere: bool) -> nn.Module:
     return best
 
 
+def nearly_uniform(space: Any, n: int, seed: int) -> Any:
+    """n archs within the limits: all widths at 75 %, and then some, drawn at random, at 50 %."""
+    rng, limit, found = (
+        np.random.default_rng(seed),
+        SHARE * space.flops(space.original[None])[0],
+        [],
+    )
+    options = [list(map(str, choices)) for choices in space.decisions.values()]
+    while len(found) < n:
+        arch = space.original.copy()
+        widths = [i for i, choices in enumerate(options) if "75" in choices]
+        arch[widths] = [options[i].index("75") for i in widths]
+        for i in rng.permutation(widths):
+            if space.flops(arch[None])[0] > limit:
+                arch[i] = options[i].index("50")
+        found.append(arch)
+    return np.array(found)
+
+
 def halved(model: nn.Module, images: nnas.Images, seed: int) -> dict[str, tuple[nn.Module, float]]:
     """{way: (the network with inherited weights, seconds of the search)}."""
     found = {}
@@ -121,9 +144,10 @@ def halved(model: nn.Module, images: nnas.Images, seed: int) -> dict[str, tuple[
     images = replace(images, test=images.val)  # no search sees the others
     for name, options in METHODS.items():
         start = time.perf_counter()
+        begin = {"init": nearly_uniform(space, 4, seed)} if "uniform" in name else {}
         result = nasplug.search(
-            name, space=space, data=images, constraints=LIMITS, seed=seed,
-            tracking=False, progress=False, **options,
+            name.split(",")[0], space=space, data=images, constraints=LIMITS, seed=seed,
+            tracking=False, progress=False, **begin, **options,
         )  # fmt: skip
         print(name, result.best, result.best.value, flush=True)
         found[name] = space.build(result.best.arch), time.perf_counter() - start
@@ -133,12 +157,13 @@ def halved(model: nn.Module, images: nnas.Images, seed: int) -> dict[str, tuple[
 def run(name: str, seed: int, train: int) -> dict[str, Any]:
     """Everything for a model and a seed; accuracies on test images, %."""
     images = data(seed, train)
-    model = nnas.initialise(MODELS[name], seed)
-    whole = nnas.train(model, images, EPOCHS, seed, lr=LR)
+    model = nnas.initialise(MODELS[name], seed).to(DEVICE)
+    whole = nnas.train(model, images, EPOCHS, seed, lr=LR, batch_size=BATCH)
     rows: dict[str, Any] = {"whole": {"test": whole["report"], "madds": madds(model)}}
-    for way, (small, seconds) in halved(model, images, seed).items():
+    for way, (small, seconds) in halved(model.cpu(), images, seed).items():
+        small = small.to(DEVICE)
         before = nnas.score(nnas.recalibrate(deepcopy(small), images), images, images.test)
-        tuned = nnas.train(small, images, TUNED, seed, lr=TUNED_LR)
+        tuned = nnas.train(small, images, TUNED, seed, lr=TUNED_LR, batch_size=BATCH)
         rows[way] = {
             "test": tuned["report"], "val": tuned["value"], "before": before,
             "madds": madds(small), "share": madds(small) / madds(model), "seconds": seconds,
@@ -181,18 +206,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
     parser.add_argument("--train", type=int, default=TRAIN, help="images to train on")
+    parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     runs: dict[str, dict[str, Any]] = {}
     result: dict[str, Any] = {}
-    for seed in range(options.seeds):
-        for name in options.models:
-            start = time.perf_counter()
-            runs[f"{name} {seed}"] = run(name, seed, options.train)
-            print(f"{name} {seed}: {time.perf_counter() - start:.0f} s", flush=True)
+    cases = [(name, seed) for seed in range(options.seeds) for name in options.models]
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as workers:
+        tasks = {workers.submit(run, *case, options.train): case for case in cases}
+        for task in as_completed(tasks):
+            runs["{} {}".format(*tasks[task])] = task.result()
             result = {"summary": summary(runs), "runs": runs, "settings": {
                 "share": SHARE, "images": [options.train, VAL, TEST], "epochs": [EPOCHS, TUNED],
-                "lr": [LR, TUNED_LR], "methods": METHODS,
+                "lr": [LR, TUNED_LR], "batch": BATCH, "methods": METHODS, "device": DEVICE,
             }}  # fmt: skip
             if options.out:
                 options.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,13 +1,15 @@
 """Quality on NAS-Bench-201: how good an arch each method finds with 200 queries.
 
     NASPLUG_DATA=... python benchmarks/nb201.py [METHOD ...] [--seeds 100] [--data cifar10 cifar100]
+        [--out benchmarks/results/nb201_dsm.json]
 
 A METHOD is any that is installed, or of a file, such as ./hill_climber.py:HillClimber.
 The reward is the validation accuracy after 12 epochs; reported is the test accuracy after 200 of
-the arch with the best reward. ``dsm-paper`` is DSM-NAS exactly as in the paper; ``dsm+`` is
+the arch with the best reward. ``dsm-paper`` is DSM-NAS exactly as in the paper, ``dsm-authors``
+with the settings of the authors' code, which does not charge the first K archs; ``dsm+`` is
 DSM-NAS as shipped that starts from the answer of the search with the same seed on the other data
 set, and is compared with ``dsm`` seed by seed. Intervals are 95 % bootstrap intervals of the mean.
-The last line is one JSON object.
+What each method has found is added to the file --out. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import multiprocessing
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,9 +30,11 @@ from nasplug.run.init import Init
 
 BUDGET = 200
 PAPER = {"K": 4, "M": 4, "samples": 1, "unseen": False, "repeats": "count"}
+AUTHORS = {**PAPER, "K": 3, "decay": 0.9, "entropy": 5e-4, "budget": BUDGET + 3}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "dsm": ("dsm", {}),
     "dsm-paper": ("dsm", PAPER),
+    "dsm-authors": ("dsm", AUTHORS),
     "dsm+": ("dsm", {}),
     "random": ("random", {}),
     "regularized-evolution": ("regularized-evolution", {}),
@@ -57,11 +62,11 @@ def search(method: str, data: str, seed: int, options: dict[str, Any]) -> nasplu
     if data not in opened:
         opened[data] = nasplug.problem(f"nb201/{data}")
     options = dict(options)
-    repeats = options.pop("repeats", "free")
+    repeats, budget = options.pop("repeats", "free"), options.pop("budget", BUDGET)
     first = [Init(options.pop("init"))] if "init" in options else []
     made = registry().get("method", method)(**options)
     return nasplug.Search(
-        opened[data], made, method, budget=BUDGET, seed=seed, repeats=repeats, plugins=first
+        opened[data], made, method, budget=budget, seed=seed, repeats=repeats, plugins=first
     ).run()
 
 
@@ -87,6 +92,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--data", nargs="+", default=["cifar10", "cifar100"])
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     try:
         for label in set(arguments.methods) - set(METHODS):
@@ -95,7 +101,9 @@ def main() -> None:
         parser.error(str(error))
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"  # for the processes that are spawned
-    summary: dict[str, Any] = {"seeds": arguments.seeds, "queries": BUDGET}
+    summary: dict[str, Any] = {"queries": BUDGET}
+    if arguments.out and arguments.out.exists():
+        summary = json.loads(arguments.out.read_text())
     with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
         for data in arguments.data:
             best, reports, ceiling = ideal(data)
@@ -105,7 +113,7 @@ def main() -> None:
                 f"the best report is {ceiling:.2f}"
             )
             print(f"{'':22} {'report':>13}  {'95 % of mean':>14}  {'best reward':>13}  seconds")
-            table: dict[str, Any] = {"ideal": {"reward": best, "reports": reports}}
+            table = summary.setdefault(data, {"ideal": {"reward": best, "reports": reports}})
             found: dict[str, np.ndarray] = {}
             for label in arguments.methods:
                 tasks = [(label, data, seed) for seed in range(arguments.seeds)]
@@ -118,9 +126,11 @@ def main() -> None:
                     flush=True,
                 )
                 table[label] = {
+                    "seeds": arguments.seeds,
                     "report": [scores.mean(), scores.std()], "interval": [low, high],
                     "reward": [rewards.mean(), rewards.std()], "seconds": np.median(seconds),
                 }  # fmt: skip
+                keep(summary, arguments.out)
             if {"dsm", "dsm+"} <= set(found):
                 gains = (found["dsm+"] - found["dsm"])[:, :2]
                 table["dsm+ - dsm"] = {
@@ -129,8 +139,13 @@ def main() -> None:
                 }
                 for name, (mean, low, high) in table["dsm+ - dsm"].items():
                     print(f"dsm+ over dsm, paired: {name} {mean:+.3f} ({low:+.3f} to {high:+.3f})")
-            summary[data] = table
+                keep(summary, arguments.out)
     print(json.dumps(rounded(summary)))
+
+
+def keep(summary: dict[str, Any], file: Path | None) -> None:
+    if file:
+        file.write_text(json.dumps(rounded(summary), indent=1) + "\n")
 
 
 def rounded(node: Any) -> Any:

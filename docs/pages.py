@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote
 
@@ -26,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SECTIONS = ("Algorithm", "Metrics", "Command", "Measured", "Deviations")  # of a README
 MOST = 40  # decisions of a space that are listed
 LINK = re.compile(r"(!?\[[^\]]*\])\(([^)#\s]+)(#[^)]*)?\)")
+SCRATCH = TemporaryDirectory(prefix="tutorials-")
 DOORS = ("nasplug", "nasplug.nn", "nasplug.spaces", "nasplug.analysis", "nasplug.testing")
 
 
@@ -42,6 +44,12 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
             if isinstance(entry, dict) and title in entry:
                 entry[title] += [page for page in pages if f"'{page}'" not in named]
     return config
+
+
+def on_pre_build(config: MkDocsConfig) -> None:
+    """Tutorials are executed in a folder where they may leave what they write."""
+    os.chdir(SCRATCH.name)
+    os.environ["NASPLUG_RUNS"] = SCRATCH.name
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -85,7 +93,9 @@ def on_post_build(config: MkDocsConfig) -> None:
     lost = []
     for page in site.rglob("*.html"):
         for tag, target in re.findall(r'<(\w+)[^>]*?\s(?:href|src)="([^"#?]+)', page.read_text()):
-            if "://" in target or target.startswith(("mailto:", "data:", "//")):
+            if target.startswith("data:"):  # a picture in the page itself
+                continue
+            if "://" in target or target.startswith(("mailto:", "//")):
                 if tag != "a":
                     lost.append(f"{page.relative_to(site)} loads {target}")
                 continue

@@ -19,6 +19,7 @@ from scipy.stats import bootstrap, wilcoxon
 import nasplug
 from nasplug import NasplugError, Space, tracking
 from nasplug.cli import main
+from nasplug.cli.run_checks import examine_run
 from nasplug.comparison import Comparison, store
 from nasplug.comparison.contenders import Contender
 from nasplug.comparison.report import notes
@@ -140,6 +141,20 @@ def test_what_is_said_of_a_comparison(runs):
     assert {"curve.png", "final.png", "table.md", "table.tex", "tests.csv"} <= names
     assert "cd.png" not in names  # of one problem
     assert not notes(found)
+    # What is there is not written again, and what was deleted is.
+    written = {file: file.stat().st_mtime_ns for file in found.path.iterdir()}
+    (found.path / "final.png").unlink()
+    table = found.path / "table.md"
+    assert compare(seeds=6).path == found.path
+    assert (found.path / "final.png").exists()
+    assert table.stat().st_mtime_ns > written[table]
+    written[table] = table.stat().st_mtime_ns
+    compare(seeds=6)
+    assert table.stat().st_mtime_ns == written[table]
+    renamed = compare({"plain": "random", "small": METHODS[1]}, seeds=6)  # known by other names
+    assert (renamed.path, renamed.methods) == (found.path, ["plain", "small"])
+    (check,) = examine_run(found.path)
+    assert (check.state, check.found) == ("ok", "plain, small on nb201/toy, budget 12, 6 seeds")
     (note,) = notes(compare(seeds=4))
     assert note == "4 seeds: with 1 pair no p can be below 0.12; take 6 or more"
 
@@ -203,6 +218,9 @@ def test_interrupted_and_continued_it_is_the_same(runs, tmp_path, monkeypatch):
     (folder,) = (tmp_path / "others").glob("compare-*")
     with pytest.raises(NasplugError, match="has not ended"):
         _ = Comparison(folder).searches
+    (check,) = examine_run(folder)
+    assert check.state == "warn"
+    assert check.found.endswith("has not ended")
     continued = compare(["random", "local-search", *METHODS[1:]], workers=2)
     assert len(runs) == 9 + 5  # two processes have made the other five
     assert continued.path == folder
@@ -309,6 +327,7 @@ def test_names_are_text_and_no_markup(runs, capsys):
         (["random", "rando"], {}, "unknown method 'rando'; did you mean random"),
         (["random", "local-search:stop=1"], {}, "unknown hyperparameter 'stop'"),
         (["random", "local-search"], {"on": []}, "one problem or several different ones"),
+        (["random", "local-search"], {"on": Space({"x": [1, 2]})}, "is on problems by name"),
         (["random", "local-search"], {"seeds": 0}, "seeds must be a whole number from 1"),
         (["random", "local-search"], {"budget": 0}, "budget must be a whole number from 1"),
         (["random", "local-search"], {"max_cost": 5}, "nb201/toy states no costs"),

@@ -27,12 +27,14 @@ from nasplug.nn.mixed import (  # noqa: E402
 from nasplug.nn.training import count, initialise  # noqa: E402
 
 CELLS = ("nb201", "darts")
-LAYERS = ("macro", "manual-irb", "learned")
+LAYERS = ("macro", "manual-irb", "shufflenetv2", "fairnas", "learned")
 SPACES = (*CELLS, *LAYERS)
-SUPERNETS = (*SPACES, "open-cells")
+SUPERNETS = (*SPACES, "open-cells", "mobilenet")
 TINY = {
     "nb201": {"C": 4, "N": 1}, "darts": {"C": 4, "layers": 3}, "macro": {"C": 4},
     "manual-irb": {"C": 4}, "open-cells": {"C": 4}, "learned": {},
+    "mobilenet": {"width": 0.1},
+    "shufflenetv2": {"C": 4}, "fairnas": {"C": 4, "layers": 4},
 }  # fmt: skip
 TEXTS = ("zzzdzz+3", "zzzdzz+6", "zzzzzz+3", "dzzddz~3")  # the third computes nothing
 

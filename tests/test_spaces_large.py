@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from nasplug import NasplugError
 from nasplug.spaces.anynetx import AnyNetX
 from nasplug.spaces.darts.space import EDGES, NODES, Darts
-from nasplug.spaces.fairnas import FairNAS
-from nasplug.spaces.mobilenet import BLOCKS, MobileNet
+from nasplug.spaces.fairnas.space import FairNAS
+from nasplug.spaces.mobilenet.space import BLOCKS, MobileNet
 from nasplug.spaces.nb101 import INNER, NB101
 from nasplug.spaces.nb101 import OPS as NB101_OPS
-from nasplug.spaces.shufflenetv2 import ShuffleNetV2
+from nasplug.spaces.shufflenetv2.space import ShuffleNetV2
 from nasplug.spaces.transnas import TransNASCell, TransNASMacro
 
 SPACES = [
@@ -120,9 +120,9 @@ def test_costs_are_positive_and_by_row(space):
 @pytest.mark.parametrize(
     ("space", "text", "message"),
     [
-        (ShuffleNetV2(), "k3-k5", "20 blocks joined by '-', got 2"),
-        (ShuffleNetV2(), "-".join(["k3"] * 19 + ["k9"]), "unknown choice of layer19 'k9'"),
-        (FairNAS(), "", "19 blocks"),
+        (ShuffleNetV2(), "k3-k5", "20 layers joined by '-', got 2"),
+        (ShuffleNetV2(), "-".join(["k3"] * 19 + ["k9"]), "unknown block of shufflenetv2 'k9'"),
+        (FairNAS(), "", "19 layers"),
         (MobileNet(), "-".join(["k3e3", "0", "0", "0"] * 5), "not valid"),
         (MobileNet(), "-".join(["k3e3", "k3e3", "0", "k3e3"] * 5), "not valid"),
         (AnyNetX(), "d1w32b1g16", "four stages"),
@@ -707,7 +707,7 @@ NETWORKS = [
     (FairNAS(), lambda space, arch: fairnas(space.to_dict(arch).values())),
     *(
         (
-            MobileNet(w),
+            MobileNet(width=w),
             lambda space, arch, w=w: mobilenet([*space.to_dict(arch).values()], WIDTHS[w]),
         )
         for w in WIDTHS

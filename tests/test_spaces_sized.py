@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 import nasplug
 from nasplug import Layered, NasplugError
-from nasplug.spaces import NB201, Darts, Learned, Macro, ManualIRB, OpenCells
+from nasplug.spaces import (
+    NB201,
+    Darts,
+    FairNAS,
+    Learned,
+    Macro,
+    ManualIRB,
+    OpenCells,
+    ShuffleNetV2,
+)
 
 torch = pytest.importorskip("torch")
 
@@ -17,11 +26,11 @@ from nasplug.nn import count  # noqa: E402
 from nasplug.spaces.sized import LEAST  # noqa: E402
 
 CELLS = (NB201, Darts)
-LAYERS = (Macro, ManualIRB, OpenCells)
+LAYERS = (Macro, ManualIRB, OpenCells, ShuffleNetV2, FairNAS)
 SPACES = (*CELLS, *LAYERS)
 DATA = ("", "digits", "cifar10", "cifar100")
 OPTIONS = {
-    "C": st.integers(1, 40), "N": st.integers(1, 6), "layers": st.integers(3, 12),
+    "C": st.integers(2, 40), "N": st.integers(1, 6), "layers": st.integers(3, 12),
     "channels": st.integers(1, 4), "classes": st.integers(1, 200),
     "resolution": st.integers(2, 20).map(lambda n: 4 * n),
 }  # fmt: skip
@@ -141,6 +150,8 @@ def test_a_darts_network_has_both_cells():
         "macro:resolution=7", "macro:C=8,resolution=9", "macro:C=8,resolution=30,layers=5",
         "open-cells:resolution=7,C=4,layers=4", "open-cells:resolution=30,C=4,layers=6",
         "open-cells:resolution=9,C=5,layers=3,channels=1,classes=2",
+        "shufflenetv2:C=7,resolution=9,layers=7", "shufflenetv2:C=2,resolution=30,layers=5",
+        "fairnas:C=3,resolution=9,layers=7",
         "nb201:C=3,N=1,resolution=12", "darts:C=4,layers=3,resolution=20,channels=1",
         "darts:C=5,layers=4,resolution=8",
     ],

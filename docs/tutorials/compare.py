@@ -39,7 +39,22 @@ for method in ("random", "regularized-evolution", "local-search"):
 
 # %%
 print(nasplug.report(runs, out="compare.md").read_text())
-nasplug.report(runs, out="compare.html")
+page = nasplug.report(runs, out="compare.html")
+
+# %% [markdown]
+# A run directory is read again by `nasplug.load`. Here are the best values so far.
+
+# %%
+import matplotlib.pyplot as plt  # noqa: E402
+
+for index, run in enumerate(runs):
+    best = nasplug.load(run).trials.value.cummax()
+    method = run.removeprefix("compare/").removesuffix("-0")
+    plt.plot(best, color=f"C{index // 3}", label=method if run.endswith("-0") else None)
+plt.xlabel("trial")
+plt.ylabel("best value so far")
+plt.legend()
+plt.show()
 
 # %% [markdown]
 # Three seeds are enough to see that it works, and not to say which is better: see what the

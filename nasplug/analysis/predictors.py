@@ -193,7 +193,55 @@ class MLP(_Ensemble):
             ]  # fmt: skip
 
 
-PREDICTORS: dict[str, type[Predictor]] = {"xgboost": XGBoost, "forest": Forest, "mlp": MLP}
+class DropoutMLP(Predictor):
+    """One perceptron of three layers with dropout, trained by SGD, that predicts a million archs in
+    a second or two: Chen et al., "Automated Dominative Subspace Mining", their code.
+
+    Shapes: (n, f) features -> (n, 128) -> (n, 128) -> (n,). Batches of 256, 200 epochs.
+    """
+
+    layers: list[tuple[Floats, Floats]]  # a matrix and what is added behind it
+
+    def _fit(self, X: Floats, y: Floats) -> None:
+        torch, training = _optional("torch"), _optional("nasplug.nn.training")
+        nn, width = torch.nn, 128
+        with training.fixed_threads(1), torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            net = nn.Sequential(
+                nn.Linear(X.shape[1], width), nn.ReLU(), nn.Dropout(0.5),
+                nn.Linear(width, width), nn.ReLU(), nn.Dropout(0.5),
+                nn.Linear(width, 1),
+            )  # fmt: skip
+            optimiser = torch.optim.SGD(
+                net.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=3e-5
+            )
+            batches = -(-len(X) // 256)
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 200 * batches)
+            inputs, targets = (torch.tensor(x, dtype=torch.float32) for x in (X, y))
+            for _ in range(200):
+                for rows in torch.randperm(len(X)).tensor_split(batches):
+                    loss = nn.functional.mse_loss(net(inputs[rows])[:, 0], targets[rows])
+                    optimiser.zero_grad()
+                    loss.backward()
+                    optimiser.step()
+                    schedule.step()
+        self.layers = [
+            (layer.weight.detach().numpy().T.copy(), layer.bias.detach().numpy())
+            for layer in net if isinstance(layer, nn.Linear)
+        ]  # fmt: skip
+
+    def _predict(self, X: Floats) -> Floats:
+        *hidden, (last, offset) = self.layers
+        for matrix, bias in hidden:
+            X = X @ matrix
+            X += bias
+            np.maximum(X, 0, out=X)
+        return (X @ last + offset)[:, 0]
+
+
+PREDICTORS: dict[str, type[Predictor]] = {
+    "xgboost": XGBoost, "forest": Forest, "mlp": MLP, "dropout-mlp": DropoutMLP,
+}  # fmt: skip
 
 
 def predictor(name: str, space: Space, seed: int = 0, extra: Columns | None = None) -> Predictor:

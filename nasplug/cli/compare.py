@@ -58,9 +58,10 @@ comparison_options = together(
 def compare(methods: tuple[str, ...], **options: Any) -> None:
     """Compare METHODs at equal budgets, seed by seed.
 
-    A METHOD may have hyperparameters, dsm:K=4,M=2, be of a file, hill_climber.py:HillClimber, and
-    go by a name of yours: 'as in the paper=dsm:K=4,M=4'. Searches are kept: more methods or seeds
-    cost what is new, and an interrupted comparison goes on by the same command.
+    A METHOD may have hyperparameters, METHOD:size=4,rate=0.1, be of a file,
+    hill_climber.py:HillClimber, and go by a name of yours: 'smaller=METHOD:size=2'. Searches are
+    kept: more methods or seeds cost what is new, and an interrupted comparison goes on by the same
+    command.
     """
     _show(compare_methods, list(methods), **options)
 

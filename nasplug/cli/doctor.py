@@ -56,7 +56,8 @@ def doctor(what: str | None, as_json: bool) -> None:
     """What would stop a run, of a problem or one that is there already, and how to mend it.
 
     Of a run directory it says what is in it, how the search stands, whether it is sound, what
-    MLflow has of it, and the command that goes on. Exit code 2 if anything would stop the run.
+    MLflow has of it, and the command that goes on; of a study or a comparison, what it is. Exit
+    code 2 if anything would stop the run.
     """
     checks, failed = [], False
     marks = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from nasplug import comparison
 from nasplug.errors import NasplugError
 from nasplug.kernel.problem import problem
 from nasplug.kernel.registry import registry
@@ -21,7 +23,7 @@ from nasplug.run.api import searched, searched_by
 from nasplug.run.directory import CHECKPOINTS, QUALITY, RunDirectory, read_json
 from nasplug.run.journal import FILE, Journal, Past
 from nasplug.run.secrets import redacted
-from nasplug.tracking import is_study
+from nasplug.tracking import is_comparison, is_study
 
 
 @dataclass
@@ -35,11 +37,15 @@ class Check:
 
 
 def examine_run(path: Path) -> Iterator[Check]:
-    """All checks of a run directory, as they are done. Writes nothing, sends nothing."""
+    """All checks of a run, study or comparison directory, as they are done. Nothing is
+    written or sent."""
     if is_study(path):
         about = read_json(path / "study.json")
         found = f"{about.get('name')}, of {about.get('trials')} trials, in {about.get('storage')}"
         yield Check("study", "ok", found, "the `nasplug tune` that began it goes on with it")
+        return
+    if is_comparison(path):
+        yield _comparison(path)
         return
     try:
         directory = RunDirectory.open(path)
@@ -62,6 +68,27 @@ def examine_run(path: Path) -> Iterator[Check]:
         yield from _subspaces(directory.path, space)
     yield _tracked(directory)
     yield _state(directory, lacks)
+
+
+def _comparison(path: Path) -> Check:
+    """What is compared, and whether all of it was."""
+    try:
+        about = comparison.Comparison(path).about
+    except NasplugError as error:
+        return Check(
+            "comparison", "fail", str(error), "the `nasplug compare` that began it mends it"
+        )
+    methods, problems = (
+        ", ".join(one["name"] for one in about[kind]) for kind in ("methods", "problems")
+    )
+    found = f"{methods} on {problems}, budget {about['budget']}, {about['seeds']} seeds"
+    directory = RunDirectory(path)
+    if directory.in_use():
+        return Check("comparison", "ok", f"{found}: going on")
+    if directory.status().get("state") == "finished":
+        return Check("comparison", "ok", found, f"to look at it: nasplug report {path}")
+    again = shlex.join(about["environment"]["command"])
+    return Check("comparison", "warn", f"{found}: has not ended", f"to go on: {again}")
 
 
 def _openings(run: dict[str, Any]) -> Iterator[tuple[Check, str, Space | None]]:

@@ -25,7 +25,7 @@ from nasplug.cli.options import (
     track,
 )
 from nasplug.cli.output import Interrupted, loading, say, show_fact, show_json, show_rows
-from nasplug.cli.space import show_layers, show_quality
+from nasplug.cli.space import show_layers, show_quality, show_ranks
 from nasplug.cli.tracking import show_run
 from nasplug.hookspecs import hookimpl
 from nasplug.kernel.search import Search
@@ -166,6 +166,8 @@ def _finish(selection: Selection, tracked: bool, as_json: bool) -> None:
         show_front(selection.front, stderr=as_json)
     else:
         show_rows(table(selection, SHOWN), stderr=as_json, apart="arch")
+    if ranks := getattr(selection.search.problem.evaluator, "held_out", None):
+        show_ranks(ranks, stderr=as_json)
     run = None
     if directory := selection.run_dir:
         show_quality(directory, stderr=as_json)

@@ -155,15 +155,18 @@ def show_layers(region: Layered, stderr: bool = False) -> None:
     show_rows(rows, stderr=stderr)
 
 
+def show_ranks(ranks: Mapping[str, float], stderr: bool) -> None:
+    """How well a predictor ranks."""
+    words = ", ".join(f"{name} {value:.3f}" for name, value in ranks.items())
+    click.echo(f"the predictor, on scored archs that it had not learned from: {words}", err=stderr)
+
+
 def show_quality(run_dir: Path, stderr: bool) -> None:
     """The quality table that a search which shrinks the space has left, if it has."""
     if not (found := _left(run_dir)):
         return
     if ranks := found["predictor"]:
-        words = ", ".join(f"{name} {value:.3f}" for name, value in ranks.items())
-        click.echo(
-            f"the predictor, on scored archs that it had not learned from: {words}", err=stderr
-        )
+        show_ranks(ranks, stderr)
     click.echo(f"the space, judged by {found['judged_by']}:", err=stderr)
     _show_spaces(found["spaces"], stderr)
 

@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from nasplug._version import __version__
 from nasplug.comparison.contenders import Contender, contenders, variants
-from nasplug.comparison.report import write
+from nasplug.comparison.report import WRITTEN, write
 from nasplug.comparison.result import FORMAT, Comparison
 from nasplug.comparison.searches import Record, Rules, Task, described, fingerprint, opened
 from nasplug.comparison.store import Store
@@ -21,7 +21,7 @@ from nasplug.errors import NasplugError, check_number
 from nasplug.kernel.problem import Problem
 from nasplug.kernel.registry import registry
 from nasplug.run.api import check_kinds, status_kept
-from nasplug.run.directory import RunDirectory, environment, runs_folder, write_json
+from nasplug.run.directory import RunDirectory, environment, read_json, runs_folder, write_json
 from nasplug.run.parallel import Workers, cores
 from nasplug.run.progress import notebook
 
@@ -49,9 +49,10 @@ def compare(
 ) -> Comparison:
     """Compare methods at equal budgets, by what the archs that they select report.
 
-    methods: names, with hyperparameters if need be, ``"dsm:K=4,M=2"``, and classes in files,
-        ``"hill_climber.py:HillClimber:explore=0.3"``; or {what it is called there: its text}.
-    on: a problem, or several: ``["nb201/cifar10", "graph/cora"]``.
+    methods: names, with hyperparameters if need be, ``"NAME:size=4,rate=0.1"``, and classes in
+        files, ``"hill_climber.py:HillClimber:explore=0.3"``; or {what it is called there: text}.
+    on: a problem by name, or several: ``["nb201/cifar10", "graph/cora"]``. A space or a function of
+        your own has no name and no version by which what is kept of it could be known again.
     budget: trials of each search. `max_cost` and `max_seconds` end it earlier, and what was scored
         beyond them does not count.
     seeds: each method searches each problem with the seeds 0, 1, ..., seeds - 1.
@@ -72,7 +73,12 @@ def compare(
     check_number("budget", budget, 1)
     check_number("seeds", seeds, 1)
     found = contenders(methods)
-    names = [on] if isinstance(on, str) else list(on)
+    names = list(on) if isinstance(on, Sequence) and not isinstance(on, str) else [on]
+    if unnamed := [one for one in names if not isinstance(one, str)]:
+        raise NasplugError(
+            f"a comparison is on problems by name, such as 'nb201/cifar10', got {unnamed[0]!r}: "
+            "search your own with each method, and nasplug.report(RUN_DIRS) compares the runs"
+        )
     if not names or len(set(names)) < len(names):
         raise NasplugError(f"on= is one problem or several different ones, got {names}")
     rules = Rules(budget, max_cost, max_seconds, tuple(constraints), evaluator, reward, report)
@@ -96,32 +102,35 @@ def compare(
         _warn([task for task in missing if not trains[task.contender.name]], problems, crew.size)
         digest = hashlib.sha256("".join(keys.values()).encode()).hexdigest()
         directory = _directory(Path(out) if out else runs_folder() / f"compare-{digest[:8]}")
-        with closing(directory), status_kept(directory):
-            write_json(
-                directory.path / "comparison.json",
-                {
-                    "format": FORMAT, "nasplug": __version__, "key": digest,
-                    "methods": [{"name": one.name, **one.identity, **known[one]} for one in found],
-                    "problems": [{"name": name, **described(problems[name])} for name in names],
-                    "budget": budget, "max_cost": max_cost, "max_seconds": max_seconds,
-                    "constraints": list(constraints), "seeds": seeds, "environment": environment(),
-                },
-            )  # fmt: skip
-            if tracking:
-                registry().get("tracker", "mlflow")(directory.path)
-            with _bar(len(found), len(tasks), progress) as watch:
-                watch(len(records))
-                try:
-                    for task, record in pool.run(missing):
-                        store.put(keys[task], record)
-                        records[keys[task]] = record
-                        watch(len(records))
-                except KeyboardInterrupt:
-                    raise KeyboardInterrupt(
-                        f"interrupted after {len(records)} of {len(tasks)} searches, which are "
-                        "kept: the same command goes on"
-                    ) from None
-            write(directory.path, [(task, records[keys[task]]) for task in tasks])
+        about: dict[str, Any] = {
+            "format": FORMAT, "nasplug": __version__, "key": digest,
+            "methods": [{"name": one.name, **one.identity, **known[one]} for one in found],
+            "problems": [{"name": name, **described(problems[name])} for name in names],
+            "budget": budget, "max_cost": max_cost, "max_seconds": max_seconds,
+            "constraints": list(constraints), "seeds": seeds,
+        }  # fmt: skip
+        with closing(directory):
+            changed = bool(missing) or not _written(directory, about)
+            with status_kept(directory) if changed else nullcontext():
+                if changed:
+                    about["environment"] = environment()
+                    write_json(directory.path / "comparison.json", about)
+                if tracking:
+                    registry().get("tracker", "mlflow")(directory.path)
+                with _bar(len(found), len(tasks), progress) as watch:
+                    watch(len(records))
+                    try:
+                        for task, record in pool.run(missing):
+                            store.put(keys[task], record)
+                            records[keys[task]] = record
+                            watch(len(records))
+                    except KeyboardInterrupt:
+                        raise KeyboardInterrupt(
+                            f"interrupted after {len(records)} of {len(tasks)} searches, which "
+                            "are kept: the same command goes on"
+                        ) from None
+                if changed:
+                    write(directory.path, [(task, records[keys[task]]) for task in tasks])
     return Comparison(directory.path)
 
 
@@ -176,6 +185,17 @@ def _warn(tasks: Sequence[Task], problems: Mapping[str, Problem], at_once: int) 
 
 def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours" if seconds > 3600 else f"{seconds / 60:.0f} minutes"
+
+
+def _written(directory: RunDirectory, about: Mapping[str, Any]) -> bool:
+    """Whether the directory has all of this comparison from an earlier call."""
+    files = WRITTEN if len(about["problems"]) > 1 else WRITTEN[:-1]
+    there = read_json(directory.path / "comparison.json")
+    return (
+        {**there, **about} == there
+        and directory.status().get("state") == "finished"
+        and all((directory.path / name).exists() for name in files)
+    )
 
 
 def _directory(folder: Path) -> RunDirectory:

@@ -29,10 +29,12 @@ class Contender:
 
     @classmethod
     def parse(cls, text: str, name: str = "") -> Contender:
-        """From ``METHOD``, ``METHOD:K=4,M=2``, ``hill_climber.py:HillClimber:explore=0.3``, each
+        """From ``METHOD``, ``METHOD:size=4,rate=0.1``, ``hill_climber.py:Mine:explore=0.3``, each
         with ``NAME=`` before it if it is to go by another name."""
         if not isinstance(text, str) or not text.strip():
-            raise NasplugError(f"a method is named, as 'dsm' or 'dsm:K=4,M=2'; got {text!r}")
+            raise NasplugError(
+                f"a method is named, as 'NAME' or 'NAME:SETTING=VALUE,...'; got {text!r}"
+            )
         label, equals, rest = text.partition("=")
         if equals and ":" not in label:
             name, text = name or label.strip(), rest
@@ -85,7 +87,7 @@ def contenders(given: Iterable[str] | Mapping[str, str | Contender]) -> list[Con
         raise NasplugError(f"a method is called by a name that begins with a letter: {marked!r}")
     if len(found) < 2:
         raise NasplugError(
-            "a comparison is of two methods or more, such as: nasplug compare dsm random"
+            "a comparison is of two methods or more, as in: nasplug compare METHOD OTHER"
         )
     return found
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SEARCH = ("report", "value", "trials", "failed", "cost", "seconds", "arch")
+WRITTEN = (  # files of a comparison; the last one of several problems
+    "searches.csv", "curves.csv", "bands.csv", "summary.csv", "tests.csv", "table.md", "table.tex",
+    "curve.png", "final.png", "cd.png",
+)  # fmt: skip
 MOMENT = ("trial", "cost", "seconds", "report", "value")  # of a record's curve
 
 

@@ -195,12 +195,13 @@ class TrainEvaluator(FunctionEvaluator):
             return trial.should_prune()
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        images = self.images.to(device)  # where batches are made without waiting for the host
         results: list[dict[str, Any]] = []
         models: list[nn.Module] = []
         for seed in range(self.seed, self.seed + self.seeds):
             model = initialise(lambda: self.space.build(trial.arch), seed).to(device)
             result = train(
-                model, self.images, epochs, seed, until=until, checkpoint=trial.checkpoint,
+                model, images, epochs, seed, until=until, checkpoint=trial.checkpoint,
                 lr=self.settings.get("lr", LR), begin=begin,
                 batch_size=self.batch, patience=int(self.settings.get("patience", 0)),
                 half=bool(self.settings.get("amp", 0)),

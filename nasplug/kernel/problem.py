@@ -189,7 +189,9 @@ def space(name: str) -> Space:
     base, _, text = str(name).partition(":")
     try:
         pairs = [pair.split("=") for pair in text.split(",") if pair.strip()]
-        options = {option.strip(): int(value) for option, value in pairs}
+        options = {
+            option.strip(): (float if "." in value else int)(value) for option, value in pairs
+        }
     except ValueError:
         raise NasplugError(
             f"{name!r} is no space: options read NAME=NUMBER, such as nb201:C=8,N=1"

@@ -76,7 +76,7 @@ class Space:
     """
 
     name = "custom"
-    sizes: Mapping[str, int] = MappingProxyType({})  # of the networks that it builds
+    sizes: Mapping[str, Any] = MappingProxyType({})  # of the networks that it builds
     own = False  # whether these are the user's own, which take data as they are given
 
     def __init__(self, decisions: Mapping[str, Sequence[Any]], name: str | None = None) -> None:
@@ -191,7 +191,7 @@ class Space:
         text = re.sub(" at 0x[0-9a-fA-F]+", "", text)  # a function's address, of this process
         return f"{type(self).__name__}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
-    def sized(self, **sizes: int) -> Self:
+    def sized(self, **sizes: float) -> Self:
         """The same space with networks of another size, such as ``C=16, N=5``."""
         if sizes:
             raise NasplugError(f"{self.name} has one size, so it takes no {', '.join(sizes)}")

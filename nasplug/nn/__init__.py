@@ -20,7 +20,7 @@ from nasplug.nn.mixed import (
     mix,
     mixed_ops,
 )
-from nasplug.nn.oneshot import Oneshot, tabulated
+from nasplug.nn.oneshot import SUPERNET, Oneshot, tabulated
 from nasplug.nn.pictures import COLORS, GRAY, draw_edges, draw_epochs
 from nasplug.nn.supernet import Floats, Supernet
 from nasplug.nn.task import Task, call, relative_l2
@@ -37,6 +37,7 @@ from nasplug.nn.training import (
 __all__ = [
     "COLORS",
     "GRAY",
+    "SUPERNET",
     "AvgPool",
     "Batch",
     "BatchNorm2d",

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -37,11 +38,13 @@ from nasplug.nn.pictures import draw_epochs
 from nasplug.nn.supernet import Floats, Supernet
 from nasplug.nn.task import count_of, rows_of
 from nasplug.nn.training import fixed_threads, initialise, recalibrate, to_device
+from nasplug.nn.weights import save_supernet
 
 logger = logging.getLogger("nasplug")
 
 BATCH, FEWEST, STEPS = 64, 16, 24  # images per step: fewer, down to 16, for an epoch of 24 steps
 SCORED = 5000  # validation images on which the selected arch is scored after an epoch
+SUPERNET = "supernet.safetensors"  # in a run directory
 COLLAPSED = 0.75  # a share of edges without operation, or with a skip, that calls for a warning
 SETTLED = 10  # epochs without any change, from the first, that call for a warning
 
@@ -89,6 +92,11 @@ class Oneshot(Method):
     def scores(self) -> Floats:
         """(D, O): by which choices are selected."""
         raise NotImplementedError
+
+    def choices_of(self, region: Region) -> Bools:
+        """(D, O): the choices that archs of a region have; NasplugError if the method cannot stay
+        in it, as one that decides on each decision by itself can only in a mask."""
+        return self.net.allowed(region)
 
     def selected(self) -> Archs:
         """(d,) the arch that is best now."""
@@ -153,7 +161,7 @@ class Oneshot(Method):
             )
         self.net: Supernet = self.make_supernet(search)
         self.handed: Region = search.region.unlimited  # what `evaluate` was handed last
-        self.mask: Bools = self.net.allowed(self.handed)
+        self.mask: Bools = self.choices_of(self.handed)
         several = self.mask & (self.mask.sum(1, keepdims=True) > 1)
         if self.mixes and (unmixable := (several & ~self.net.mixable).any(1)).any():
             raise NasplugError(
@@ -228,7 +236,7 @@ class Oneshot(Method):
     def evaluate(self, search: Search, candidates: Trials | Region) -> Trials | None:
         if isinstance(candidates, Trials):
             return None
-        self.handed, self.mask = candidates, self.net.allowed(candidates)
+        self.handed, self.mask = candidates, self.choices_of(candidates)
         left = self.per_epoch - self.step % self.per_epoch
         with fixed_threads(self.threads), self._memory_explained():
             for _ in range(min(left, self.round_steps())):
@@ -263,7 +271,7 @@ class Oneshot(Method):
     def finish_epoch(self, search: Search) -> Trials:
         """What an epoch ends with: the selected arch as a trial."""
         arch = self.selected()
-        value = self.net.score(arch, self.images, self.images.val, SCORED)
+        value = self.score(arch)
         trials = search.candidates(arch[None])
         known = self.look_up(arch[None])
         metrics: dict[str, Any] = {
@@ -287,6 +295,10 @@ class Oneshot(Method):
         if self.step >= self.total * self.per_epoch:
             search.stop("all epochs done")
         return trials
+
+    def score(self, arch: Archs) -> float:
+        """The metric of the data's task on validation data, with the weights learned here."""
+        return self.net.score(arch, self.images, self.images.val, SCORED)
 
     def look_up(self, archs: Archs) -> Trials | None:
         """What a table of the space knows of some archs, for people; None without a table."""
@@ -315,6 +327,11 @@ class Oneshot(Method):
     def inherit(self, arch: Archs) -> torch.nn.Module:
         """The network of an arch with the weights learned here, its batch norms recalibrated."""
         return recalibrate(self.net.inherit(arch), self.images).cpu()
+
+    def save(self, file: Path) -> None:
+        """Write what the supernet has learned: as the file `SUPERNET` of a Selection it is what
+        the evaluator ``supernet:RUN_DIR`` scores by."""
+        save_supernet(self.net, file, self.images.digest)
 
     @hookimpl
     def select_final(self, search: Search) -> Selection:

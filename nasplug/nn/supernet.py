@@ -14,10 +14,11 @@ from nasplug.kernel.space import Archs, Space
 from nasplug.kernel.subspace import Mask, Region, Subspace
 from nasplug.nn.data import Images, Part
 from nasplug.nn.mixed import Bools, batch_statistics, inherit, mix
-from nasplug.nn.training import score
+from nasplug.nn.training import recalibrate, score
 
 Floats = npt.NDArray[np.float64]
 
+RECALIBRATED = 250  # training examples at a time
 IDLE = ("none", "skip_connect", "identity", "zero")  # choices that do nothing, by their names
 
 
@@ -63,6 +64,15 @@ class Supernet(nn.Module):
         """The metric of the data's task on `part`, of the arch with the weights learned here."""
         self.mix(None, self.chosen(arch[None])[0])
         return score(self, data, part, limit)
+
+    def inherited_scores(
+        self, arch: Archs, data: Images, parts: Sequence[Part], n: int
+    ) -> list[float]:
+        """The metric of the data's task on the first n examples of each part, of the stand-alone
+        network of an arch with the weights learned here, as Guo et al. (SPOS, ECCV 2020) score it:
+        its batch norms are recalibrated on n / 2 training examples."""
+        model = recalibrate(self.inherit(arch), data, max(1, n // 2 // RECALIBRATED), RECALIBRATED)
+        return [score(model, data, part, n) for part in parts]
 
     # ---- the choices
 
@@ -132,10 +142,23 @@ class Supernet(nn.Module):
             return region.allowed
         raise self.refuse(region)
 
+    def stages(self) -> list[Bools]:
+        """(D, O) masks that progressive shrinking opens one after another: from the largest arch
+        alone to all choices. NasplugError if choices have weights of their own."""
+        raise NasplugError(
+            f"a supernet of {self.space.name} cannot shrink: its choices have weights of their "
+            "own, not a part of those of the largest; take another strategy"
+        )
+
+    def draw(self, mask: Bools, n: int, rng: np.random.Generator) -> Archs:
+        """(n, d) archs of a stage, to be trained."""
+        return self.region(mask).sample(n, rng)
+
     def refuse(self, region: Region) -> NasplugError:
         return NasplugError(
             f"a supernet of {self.space.name} cannot be restricted to a {region.describe()}: it "
-            "takes masks, which allow choices of decisions"
+            "takes masks, which allow choices of decisions; a method that trains uniformly drawn "
+            "archs takes any region"
         )
 
 

@@ -26,6 +26,11 @@ def save_weights(model: nn.Module, file: Path, arch: Archs, **about: str) -> Non
         save_model(model, str(partial), {"arch": json.dumps(arch.tolist()), **about})
 
 
+def save_supernet(net: nn.Module, file: Path, data: str) -> None:
+    """Write what a supernet has learned, with the digest of its data."""
+    save_model(net, str(file), {"data": data})
+
+
 def load_weights(model: Module, file: Path) -> Module:
     """Read into a network, which is returned to evaluate; NasplugError if they are not its own."""
     try:
@@ -36,15 +41,15 @@ def load_weights(model: Module, file: Path) -> Module:
     return model.eval()
 
 
-def about_weights(file: Path) -> dict[str, str]:
-    """The words that `save_weights` was given; NasplugError if it did not write the file."""
+def about_weights(file: Path, name: str = "arch") -> dict[str, str]:
+    """The words that were saved with weights; NasplugError if those of that name are missing."""
     try:
         with safe_open(file, "pt") as opened:
             found = opened.metadata()
     except (OSError, SafetensorError) as error:
         raise NasplugError(f"{file} holds no weights: {error}") from None
-    if not found or "arch" not in found:
-        raise NasplugError(f"{file} holds weights of something else than an arch")
+    if not found or name not in found:
+        raise NasplugError(f"{file} holds weights of something else, and nothing of its {name}")
     return dict(found)
 
 

@@ -129,7 +129,7 @@ def groups(runs: Iterable[Run], key: str) -> dict[Any, list[Run]]:
 
 def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs of one problem that differ in nothing but the seed, by the name of their method with the
-    settings in which they differ from others of that name: ``"dsm K=4"``."""
+    settings in which they differ from others of that name: ``"NAME size=4"``."""
     found: dict[str, list[Run]] = {}
     for method, same in groups(runs, "method").items():
         settings = [{k: str(v) for k, v in run.settings.items()} for run in same]

@@ -203,6 +203,7 @@ def search(
                     "report": run.problem.report,
                     "apart": run.problem.apart,
                     "fidelity": run.problem.fidelity,
+                    "held_out": getattr(run.problem.evaluator, "held_out", None),
                 },
                 "within": isinstance(region, Subspace),
                 "init": first and first.name,

@@ -9,17 +9,17 @@ if TYPE_CHECKING:
     from nasplug.spaces.anynetx import AnyNetX
     from nasplug.spaces.darts.space import Darts, EdgeMask
     from nasplug.spaces.elastic.space import Elastic
-    from nasplug.spaces.fairnas import FairNAS
+    from nasplug.spaces.fairnas.space import FairNAS
     from nasplug.spaces.graph import Graph
     from nasplug.spaces.learned import Learned
     from nasplug.spaces.macro.space import Macro
     from nasplug.spaces.manual_irb.space import ManualIRB
     from nasplug.spaces.marked.space import Marked
-    from nasplug.spaces.mobilenet import MobileNet
+    from nasplug.spaces.mobilenet.space import MobileNet
     from nasplug.spaces.nb101 import NB101
     from nasplug.spaces.nb201.space import NB201
     from nasplug.spaces.open_cells.space import OpenCells
-    from nasplug.spaces.shufflenetv2 import ShuffleNetV2
+    from nasplug.spaces.shufflenetv2.space import ShuffleNetV2
     from nasplug.spaces.sized import Sized
     from nasplug.spaces.skeleton.space import SkeletonSpace
     from nasplug.spaces.transnas import TransNASCell, TransNASMacro
@@ -32,9 +32,9 @@ SPACES = {
     "nb101": ("nb101:NB101", "NAS-Bench-101: 423,624 graphs of up to seven vertices"),
     "transnas-macro": ("transnas:TransNASMacro", "TransNAS-Bench-101: 3,256 skeletons"),
     "transnas-cell": ("transnas:TransNASCell", "TransNAS-Bench-101: 4,096 cells"),
-    "shufflenetv2": ("shufflenetv2:ShuffleNetV2", "SPOS's twenty layers, 4^20 networks"),
-    "fairnas": ("fairnas:FairNAS", "FairNAS's nineteen inverted residuals, 6^19 networks"),
-    "mobilenet": ("mobilenet:MobileNet", "Once-for-All's MobileNetV3-like networks, 2.2e19"),
+    "shufflenetv2": ("shufflenetv2.space:ShuffleNetV2", "SPOS's twenty layers, 4^20 networks"),
+    "fairnas": ("fairnas.space:FairNAS", "FairNAS's nineteen inverted residuals, 6^19 networks"),
+    "mobilenet": ("mobilenet.space:MobileNet", "Once-for-All's MobileNetV3-like networks, 2.2e19"),
     "darts": ("darts.space:Darts", "DARTS's normal and reduction cells, 1.1e18 pairs"),
     "anynetx": ("anynetx:AnyNetX", "AnyNetX: four stages of residual bottlenecks, 1.8e18"),
     "manual-irb": ("manual_irb.space:ManualIRB", "an inverted residual, or nothing, per layer"),

@@ -32,7 +32,7 @@ class Learned(SkeletonSpace):
 
     base = "learned"
 
-    def __init__(self, choices: Layered, file: str, **options: int) -> None:
+    def __init__(self, choices: Layered, file: str, **options: float) -> None:
         assert isinstance(choices.space, SkeletonSpace)
         self.choices, self.outer, self.file = choices, choices.space, file
         self.data, self.options, self.sizes = self.outer.data, options, self.outer.sizes
@@ -69,7 +69,7 @@ class Learned(SkeletonSpace):
         }
         path.write_text(json.dumps(content, indent=2) + "\n")
 
-    def _on(self, outer: SkeletonSpace, options: dict[str, int]) -> Self:
+    def _on(self, outer: SkeletonSpace, options: dict[str, float]) -> Self:
         if len(outer.layers) != len(self.layers):
             raise NasplugError(
                 f"{self.name} has {len(self.layers)} layers, {outer.name} has {len(outer.layers)}"
@@ -80,7 +80,7 @@ class Learned(SkeletonSpace):
         """The same choices on the skeleton for another data set, if it has as many layers."""
         return self._on(self.outer.for_data(data), dict(self.options))
 
-    def sized(self, **sizes: int) -> Self:
+    def sized(self, **sizes: float) -> Self:
         return self._on(self.outer.sized(**sizes), {**self.options, **sizes})
 
     def find_decisions(self) -> dict[str, tuple[Any, ...]]:

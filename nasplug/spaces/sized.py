@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 
 LARGEST = 100_000  # of any size but those below, beyond which nobody trains a network of a search
-MOST = {"layers": 100, "N": 100, "C": 1_000, "resolution": 4_096, "columns": 4_096, "dense": 1}
-LEAST = {"columns": 0, "dense": 0}  # of those that not every space has
+MOST = {
+    "layers": 100, "N": 100, "C": 1_000, "width": 100, "resolution": 4_096, "columns": 4_096,
+    "dense": 1,
+}  # fmt: skip
+LEAST = {"width": 0.01, "columns": 0, "dense": 0}  # of those that need not be 1
 NEEDED = {"darcy": "dense", "japanese-vowels": "columns"}  # by data: one that a space must have
 UNABLE = {  # why
     "dense": "give one vector for each image, and here each pixel has its label",
@@ -31,8 +34,9 @@ class Sized(Costed):
     """Input shape, classes, width and depth are its own: `params`, `flops`, `build` and
     `supernet` are all about the networks of its `sizes`.
 
-    presets: {data: {size: number}}: what suits a data set, where that is not what "" has. Other
-    sizes are part of the name, as in ``nb201:C=8,N=1``:
+    presets: {data: {size: number}}: what suits a data set, where that is not what "" has; a size
+    is a whole number unless that of "" is a float. Others are part of the name, as in
+    ``nb201:C=8,N=1``:
 
     >>> space = NB201("digits", C=16)
     >>> space.name, space.sizes["N"], space.sized(N=1).name
@@ -47,20 +51,23 @@ class Sized(Costed):
     """
 
     base: ClassVar[str]
-    presets: ClassVar[Mapping[str, Mapping[str, int]]]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]]
     network: ClassVar[str]
 
-    def __init__(self, data: str = "", /, **options: int) -> None:
+    def __init__(self, data: str = "", /, **options: float) -> None:
         preset = self.preset(data)
         for option, value in options.items():
             if option not in preset:
                 raise unknown(f"option of {self.base}", option, preset)
-            least, most = LEAST.get(option, 1), MOST.get(option, LARGEST)
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            kind, least = type(preset[option]), LEAST.get(option, 1)
+            most = MOST.get(option, LARGEST)
+            number = isinstance(value, int | kind) and not isinstance(value, bool)
+            if not (number and least <= value <= most):
                 raise NasplugError(
                     f"{option} of {self.base} is a number from {least} to {most:,}, got {value!r}"
                 )
-        self.data, self.options = data, dict(options)
+            options[option] = kind(value)
+        self.data, self.options = data, options
         self.sizes = {**preset, **options}
         self.check_sizes()
         other = {name: value for name, value in options.items() if value != preset[name]}
@@ -68,7 +75,7 @@ class Sized(Costed):
         Space.__init__(self, self.find_decisions(), self.base + (f":{sizes}" if sizes else ""))
 
     @classmethod
-    def preset(cls, data: str) -> dict[str, int]:
+    def preset(cls, data: str) -> dict[str, Any]:
         """The sizes that suit a data set."""
         return {**cls.presets[""], **cls.presets.get(data, {})}
 
@@ -86,7 +93,7 @@ class Sized(Costed):
             raise self._unable(NEEDED[data])
         return type(self)(data, **self.options)
 
-    def sized(self, **sizes: int) -> Self:
+    def sized(self, **sizes: float) -> Self:
         """The same space with networks of other `sizes`."""
         return type(self)(self.data, **{**self.options, **sizes})
 

@@ -12,7 +12,7 @@ from nasplug.kernel.problem import space as named
 from nasplug.nn import load
 
 IMAGES = 32  # which a supernet is trained on
-SMALL = {"C": 4, "N": 1, "layers": 4}  # sizes of networks
+SMALL = {"C": 4, "N": 1, "layers": 4, "width": 0.1}  # sizes of networks
 
 
 def digits(problem: str) -> dict[str, Any]:

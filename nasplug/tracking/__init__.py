@@ -58,7 +58,9 @@ def follow(run_dir: Path | str) -> None:
         return
     path = Path(run_dir).absolute()
     uri = store_uri(path)
-    if (noted := _noted(path)) not in ("", redacted(uri)):
+    if (noted := _noted(path)) == redacted(uri) and _ended(path, "ended"):
+        return  # all of it is there
+    if noted not in ("", redacted(uri)):
         print(f"tracking: {path} was sent to {noted}, and is sent to {redacted(uri)} from now on",
               file=sys.stderr)  # fmt: skip
     with _lock:

@@ -68,16 +68,18 @@ class Cuts:
 
     def sliced(self, tensor: str, x: Tensor, widths: Widths) -> Tensor:
         """What is left of a weight."""
-        key = tensor, *(widths[g] for g, _ in self.axes[tensor])
+        key = tensor, x.device, *(widths[g] for g, _ in self.axes[tensor])
         if key not in self._kept:
             gone: dict[int, Bools] = {}
             for g, axis in self.axes[tensor]:
                 lost = cut(axis, self.groups[g].kept[widths[g]])
                 gone[axis.dim] = gone.get(axis.dim, np.zeros_like(lost)) | lost
             left = {dim: torch.from_numpy(np.flatnonzero(~lost)) for dim, lost in gone.items()}
-            self._kept[key] = [(dim, i) for dim, i in left.items() if len(i) < x.shape[dim]]
+            self._kept[key] = [
+                (dim, i.to(x.device)) for dim, i in left.items() if len(i) < x.shape[dim]
+            ]
         for dim, index in self._kept[key]:
-            x = x.index_select(dim, index.to(x.device))
+            x = x.index_select(dim, index)
         return x
 
     def resize(self, model: nn.Module, widths: Widths) -> None:

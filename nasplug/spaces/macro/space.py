@@ -5,7 +5,6 @@ Su et al., "Prioritized Architecture Sampling with Monto-Carlo Tree Search", CVP
 
 from __future__ import annotations
 
-from functools import cached_property
 from itertools import groupby
 
 import numpy as np
@@ -13,9 +12,8 @@ import numpy.typing as npt
 
 from nasplug.errors import NasplugError
 from nasplug.kernel.space import Archs
-from nasplug.kernel.subspace import Layered
 from nasplug.spaces.cost import Cost, conv, inverted_residual
-from nasplug.spaces.skeleton.space import Skeleton, SkeletonSpace
+from nasplug.spaces.skeleton.space import BlockSpace, Layer, Skeleton
 
 OPS = ("identity", "MB3_K3", "MB6_K5")
 EXPANSION = (0, 3, 6)
@@ -25,7 +23,7 @@ STAGES = ((64, 2, 2), (128, 3, 2), (256, 3, 2))  # channels, layers, stride of t
 PUBLISHED = Skeleton(32, 1, STAGES, 1280, resolution=32, channels=3, classes=10)
 
 
-class Macro(SkeletonSpace):
+class Macro(BlockSpace):
     """3^8 = 6,561 networks, 3,969 of them distinct.
 
     >>> Macro().to_str([0, 1, 2, 0, 0, 1, 1, 2])
@@ -38,6 +36,7 @@ class Macro(SkeletonSpace):
         "": PUBLISHED,
         "digits": PUBLISHED.resized(resolution=8, channels=1),
     }
+    blocks = OPS
 
     def find_decisions(self) -> dict[str, tuple[str, ...]]:
         return {f"layer{i}": OPS for i in range(1, len(self.layers) + 1)}
@@ -57,24 +56,12 @@ class Macro(SkeletonSpace):
                 archs[:, rest] = np.take_along_axis(layers, order, axis=1)
         return archs
 
-    def layer_costs(self, archs: Archs) -> Cost:
-        return self._tables[np.arange(self.d), archs].transpose(2, 1, 0)
-
-    @cached_property
-    def _tables(self) -> Cost:
-        """(L, 3, 2): what each operation costs in each layer."""
-        table = np.zeros((len(self.layers), len(OPS), 2), np.int64)
-        for row, x in zip(table, self.layers, strict=True):
-            if not x.residual:
-                row[0] = conv(x.c_in, x.c_out, 1, x.out)
-            for op in (1, 2):
-                row[op] = inverted_residual(
-                    x.c_in, x.c_out, KERNEL[op], EXPANSION[op], x.stride, x.side
-                )
-        return table
-
-    def layered(self) -> Layered:
-        return Layered(self, [np.arange(len(OPS))[:, None]] * self.d)
+    def block_cost(self, shape: Layer, block: int) -> Cost:
+        if block:
+            return inverted_residual(
+                shape.c_in, shape.c_out, KERNEL[block], EXPANSION[block], shape.stride, shape.side
+            )
+        return np.zeros(2, np.int64) if shape.same else conv(shape.c_in, shape.c_out, 1, shape.out)
 
     def layer_str(self, choice: npt.ArrayLike) -> str:
         return str(np.asarray(choice)[0])

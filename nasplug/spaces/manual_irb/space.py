@@ -5,17 +5,15 @@ Cai, Zhu and Han, ICLR 2019; the space that learned ones are compared with.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nasplug.errors import unknown
 from nasplug.kernel.space import Archs
 from nasplug.kernel.subspace import Layered
 from nasplug.spaces.cost import Cost, inverted_residual
-from nasplug.spaces.skeleton.space import SkeletonSpace
+from nasplug.spaces.skeleton.space import BlockSpace, Layer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +24,7 @@ VARIANTS = tuple((kernel, expansion) for expansion in EXPANSIONS for kernel in K
 BLOCKS = ("zero", *(f"k{kernel}e{expansion}" for kernel, expansion in VARIANTS))
 
 
-class ManualIRB(SkeletonSpace):
+class ManualIRB(BlockSpace):
     """Inverted residuals of kernel 3, 5, 7 and expansion 3, 6, or no layer where none is needed.
 
     >>> space = ManualIRB("digits")
@@ -36,40 +34,26 @@ class ManualIRB(SkeletonSpace):
 
     base = "manual-irb"
     layer_network = "nasplug.spaces.manual_irb.network"
-
-    def find_decisions(self) -> dict[str, tuple[str, ...]]:
-        return {f"layer{i}": BLOCKS for i in range(len(self.layers))}
+    blocks = BLOCKS
 
     def is_valid(self, archs: Archs) -> npt.NDArray[np.bool_]:
         """Where the shape changes there is a layer."""
         needed = np.array([not layer.residual for layer in self.layers])
         return np.all(np.asarray(archs)[:, needed] > 0, axis=1)
 
-    def layer_costs(self, archs: Archs) -> Cost:
-        return self._tables[np.arange(len(self.layers)), archs].transpose(2, 1, 0)
-
-    @cached_property
-    def _tables(self) -> Cost:
-        """(L, 7, 2): what each block costs in each layer."""
-        blocks = [
-            [inverted_residual(x.c_in, x.c_out, k, e, x.stride, x.side) for k, e in VARIANTS]
-            for x in self.layers
-        ]
-        return np.array([[np.zeros(2, np.int64), *row] for row in blocks])
+    def block_cost(self, shape: Layer, block: int) -> Cost:
+        if not block:
+            return np.zeros(2, np.int64)
+        kernel, expansion = VARIANTS[block - 1]
+        return inverted_residual(
+            shape.c_in, shape.c_out, kernel, expansion, shape.stride, shape.side
+        )
 
     def layered(self) -> Layered:
         return Layered(
             self,
             [np.arange(not layer.residual, len(BLOCKS))[:, None] for layer in self.layers],
         )
-
-    def layer_str(self, choice: npt.ArrayLike) -> str:
-        return BLOCKS[int(np.asarray(choice)[0])]
-
-    def layer_from_str(self, text: str) -> Archs:
-        if text not in BLOCKS:
-            raise unknown("block of manual-irb", text, BLOCKS)
-        return np.array([BLOCKS.index(text)])
 
     def draw(self, arch: npt.ArrayLike, ax: Axes) -> None:
         """A bar per layer, as high as its expansion and colored by its kernel."""

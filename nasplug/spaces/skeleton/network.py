@@ -11,7 +11,7 @@ from torch import nn
 from nasplug.errors import NasplugError
 from nasplug.kernel.space import Archs, Space
 from nasplug.kernel.subspace import Layered, Mask, Region
-from nasplug.nn.blocks import ConvBNReLU, Residual
+from nasplug.nn.blocks import ConvBNReLU, Residual, project
 from nasplug.nn.mixed import Bools, MixedOp, Zero, check_partial
 from nasplug.nn.supernet import Floats, Supernet
 from nasplug.spaces.skeleton.space import Skeleton, SkeletonSpace
@@ -29,13 +29,17 @@ class Network(nn.Sequential):
             body if body is None or not shape.residual else Residual(body)
             for body, shape in zip(layers, shapes, strict=True)
         ]
+        stem: nn.Module = ConvBNReLU(skeleton.channels, skeleton.stem, 3, skeleton.stem_stride)
+        if skeleton.separable:
+            depthwise = ConvBNReLU(skeleton.stem, skeleton.stem, 3, depthwise=True)
+            stem = nn.Sequential(stem, depthwise, project(skeleton.stem, skeleton.separable))
         super().__init__(
-            ConvBNReLU(skeleton.channels, skeleton.stem, 3, skeleton.stem_stride),
+            stem,
             nn.Sequential(*(nn.Identity() if body is None else body for body in chain)),
             ConvBNReLU(shapes[-1].c_out, skeleton.head, 1),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.Linear(skeleton.head, skeleton.classes),
+            nn.Linear(skeleton.head, skeleton.classes, skeleton.bias),
         )
 
 

@@ -6,6 +6,7 @@ Stem, stages of layers (the first of a stage changes the shape), a 1x1 convoluti
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from nasplug.errors import NasplugError
+from nasplug.errors import NasplugError, unknown
 from nasplug.kernel.space import Archs, Space
-from nasplug.kernel.subspace import Layered, Mask, Region
-from nasplug.spaces.cost import Cost, conv, linear
+from nasplug.kernel.subspace import ArchSet, Ball, Layered, Mask, Region
+from nasplug.spaces.cost import Cost, conv, inverted_residual, linear
 from nasplug.spaces.sized import Sized
 
 if TYPE_CHECKING:
@@ -34,11 +35,17 @@ class Layer:
     c_out: int
     stride: int
     side: int
+    shortcut: bool = True  # whether its input is added to its output, where the shape stays
+
+    @property
+    def same(self) -> bool:
+        """Whether its output has the shape of its input."""
+        return self.stride == 1 and self.c_in == self.c_out
 
     @property
     def residual(self) -> bool:
         """Whether its input is added to its output."""
-        return self.stride == 1 and self.c_in == self.c_out
+        return self.shortcut and self.same
 
     @property
     def out(self) -> int:
@@ -48,6 +55,16 @@ class Layer:
     def divided(self, parts: int) -> Layer:
         """The same layer for one of so many parts of the channels."""
         return replace(self, c_in=self.c_in // parts, c_out=self.c_out // parts)
+
+
+def fitting(strides: Sequence[int], resolution: int) -> list[int]:
+    """Strides of layers that follow each other, as far as images are large enough to be halved:
+    the earliest halvings go first."""
+    strides = list(strides)
+    for i, stride in enumerate(strides):
+        if resolution // int(np.prod(strides)) < SMALLEST and stride > 1:
+            strides[i] = 1
+    return strides
 
 
 @dataclass(frozen=True)
@@ -61,13 +78,16 @@ class Skeleton:
     resolution: int
     channels: int  # of the images
     classes: int
+    separable: int = 0  # channels after a separable convolution that follows the stem; 0: none
+    bias: bool = True  # of the classifier
+    shortcuts: bool = True  # around layers that keep the shape
 
     def layers(self) -> list[Layer]:
         found = []
-        c_in, side = self.stem, -(-self.resolution // self.stem_stride)
+        c_in, side = self.separable or self.stem, -(-self.resolution // self.stem_stride)
         for c_out, repeats, first in self.stages:
             for stride in (first, *[1] * (repeats - 1)):
-                found.append(Layer(c_in, c_out, stride, side))
+                found.append(Layer(c_in, c_out, stride, side, self.shortcuts))
                 c_in, side = c_out, -(-side // stride)
         return found
 
@@ -80,10 +100,12 @@ class Skeleton:
 
     def cost(self) -> Cost:
         """(2,): parameters and multiply-adds of all but the searched layers."""
-        last = self.layers()[-1]
-        stem = conv(self.channels, self.stem, 3, -(-self.resolution // self.stem_stride))
-        head = conv(last.c_out, self.head, 1, -(-last.side // last.stride))
-        return stem + head + linear(self.head, self.classes)
+        first, *_, last = self.layers()
+        stem = conv(self.channels, self.stem, 3, first.side)
+        if self.separable:
+            stem += inverted_residual(self.stem, self.separable, 3, 1, 1, first.side)
+        head = conv(last.c_out, self.head, 1, last.out)
+        return stem + head + linear(self.head, self.classes, self.bias)
 
     def resized(
         self,
@@ -101,20 +123,18 @@ class Skeleton:
             stages = stages[:layers]
             share = [len(part) for part in np.array_split(np.arange(layers), len(stages))]
             stages = [(c, n, s) for (c, _, s), n in zip(stages, share, strict=True)]
-        stem, head = self.stem, self.head
+        stem, separable, head = self.stem, self.separable, self.head
         if C:
             ratio = C / stages[0][0]
             stem, head = (max(1, round(c * ratio)) for c in (stem, head))
+            separable = separable and max(1, round(separable * ratio))
             stages = [(max(1, round(c * ratio)), n, s) for c, n, s in stages]
         resolution = resolution or self.resolution
-        strides = [self.stem_stride, *(s for _, _, s in stages)]
-        for i, stride in enumerate(strides):  # the earliest halvings go first
-            if resolution // int(np.prod(strides)) < SMALLEST and stride > 1:
-                strides[i] = 1
+        strides = fitting([self.stem_stride, *(s for _, _, s in stages)], resolution)
         stages = [(c, n, s) for (c, n, _), s in zip(stages, strides[1:], strict=True)]
         return replace(
-            self, stem=stem, stem_stride=strides[0], stages=tuple(stages), head=head,
-            resolution=resolution, channels=channels or self.channels,
+            self, stem=stem, stem_stride=strides[0], separable=separable, stages=tuple(stages),
+            head=head, resolution=resolution, channels=channels or self.channels,
             classes=classes or self.classes,
         )  # fmt: skip
 
@@ -198,11 +218,14 @@ class SkeletonSpace(Sized):
         """A region as choices of each layer; NasplugError if it has none."""
         if isinstance(region, Layered):
             return region
-        if isinstance(region, Space | Mask):
+        if isinstance(region, ArchSet):
+            rows = self.split(region.archs).swapaxes(0, 1)
+            return Layered(self, [np.unique(choices, axis=0) for choices in rows])
+        if isinstance(region, Space | Mask | Ball):
             return self.layered()
         raise NasplugError(
             f"a supernet of {self.base} is made of choices of each layer, and a "
-            f"{region.describe()} is not: search within a mask or a layered space"
+            f"{region.describe()} is not: search within a mask, a set or a layered space"
         )
 
     def layer_name(self, i: int, choice: npt.ArrayLike) -> str:
@@ -233,3 +256,36 @@ class SkeletonSpace(Sized):
     @abstractmethod
     def layer_from_str(self, text: str) -> Archs:
         """The inverse of `layer_str`."""
+
+
+class BlockSpace(SkeletonSpace):
+    """One decision per layer: which of some `blocks` it is."""
+
+    blocks: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def block_cost(self, shape: Layer, block: int) -> Cost:
+        """(2,): what a block costs as a layer of a shape."""
+
+    def find_decisions(self) -> dict[str, tuple[str, ...]]:
+        return {f"layer{i}": self.blocks for i in range(len(self.layers))}
+
+    def layer_costs(self, archs: Archs) -> Cost:
+        return self._tables[np.arange(self.d), archs].transpose(2, 1, 0)
+
+    @cached_property
+    def _tables(self) -> Cost:
+        """(L, blocks, 2): what each block costs in each layer."""
+        numbers = range(len(self.blocks))
+        return np.array([[self.block_cost(x, block) for block in numbers] for x in self.layers])
+
+    def layered(self) -> Layered:
+        return Layered(self, [np.arange(len(self.blocks))[:, None]] * self.d)
+
+    def layer_str(self, choice: npt.ArrayLike) -> str:
+        return self.blocks[int(np.asarray(choice)[0])]
+
+    def layer_from_str(self, text: str) -> Archs:
+        if text not in self.blocks:
+            raise unknown(f"block of {self.base}", text, self.blocks)
+        return np.array([self.blocks.index(text)])

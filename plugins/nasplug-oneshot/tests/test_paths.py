@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import nasplug
-from nasplug import Layered, NasplugError
+from nasplug import ArchSet, Ball, Layered, NasplugError
 from nasplug.kernel.registry import registry
 from nasplug.kernel.search import Search
 from nasplug.run.directory import RunDirectory
@@ -37,6 +37,14 @@ def cells():
     space = nasplug.space("open-cells").for_data("digits")
     rows = [space.layer_from_str(text) for text in ("zzzdzz+3", "zzzdzz+6", "dzzddz~3")]
     return Layered(space, [rows] * 6)
+
+
+def few_archs(space):
+    return ArchSet(space, space.canonical(space.sample(8, 0)))
+
+
+def ball(space):
+    return Ball(space, space.sample(1, 0)[0], 2)
 
 
 # ---- multiply-adds
@@ -325,6 +333,75 @@ def test_killed_and_resumed_is_never_killed(tmp_path):
 def test_a_space_without_a_supernet_is_refused(method):
     with pytest.raises(NasplugError, match="evolve a space of a few first"):
         search(method, on="open-cells/digits")
+
+
+@pytest.mark.parametrize(
+    ("on", "make"),
+    [(TINY[2], ball), (TINY[1], few_archs), ("open-cells/digits", few_archs)],
+)
+def test_paths_and_children_stay_in_any_region(on, make):
+    """Such as the set of archs that a search space was shrunk to."""
+    region = make(nasplug.problem(on, evaluator="train").space)
+    options = {"epochs": 1, "batch": 512, "population": 2, "parents": 2}
+    run = search("spos", budget=2, on=on, within=region, **options)
+    method, reached = run.method, np.zeros(run.method.mask.shape, bool)
+    for step in range(20):
+        method.step = step
+        (mixture,) = method._paths(1)
+        assert region.contains(method.net.select(mixture.mask + 0.0)[None])[0]
+        reached |= mixture.mask
+    assert not (reached & ~method.mask).any()
+    if make is few_archs:
+        np.testing.assert_array_equal(method.mask, method.net.chosen(region.archs).any(0))
+    method.step = 0
+    assert region.contains(run.run().archs).all()
+    assert region.contains(run.trials.archs).all()
+
+
+def test_one_shot_inside_of_what_lissnas_has_shrunk(tmp_path):
+    """By the run directory, as ``--within`` has it."""
+    pytest.importorskip("nasplug_lissnas")
+    pytest.importorskip("sklearn")
+    on, run = "shufflenetv2:C=4/digits", tmp_path / "shrunk"
+    space = nasplug.problem(on, evaluator="train").space
+    shrunk = nasplug.search(
+        "lissnas", space=space, evaluate=lambda arch: float(space.flops(space.arch(arch)[None])[0]),
+        budget=20, size=40, predictor="forest", out=run, tracking=False,
+    ).subspace  # fmt: skip
+    options = {"epochs": 1, "batch": 512, "population": 4, "parents": 2, "tracking": False}
+    result = nasplug.search("spos", on, within=run, budget=4, **options)
+    assert shrunk.size == 40
+    assert shrunk.contains(result.search.trials.archs).all()
+    np.testing.assert_array_equal(
+        result.search.method.net.layers.choices[0].ravel(), np.unique(shrunk.archs[:, 0])
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("spos", {"sampling": "fair"}, "not all in a set of 8 archs of manual-irb: take uniform"),
+        ("spos", {"target_madds": 1000}, "target_madds=1000 is below the smallest network"),
+        (
+            "spos",
+            {"on": "open-cells/digits", "within": ball(nasplug.space("open-cells:layers=6"))},
+            "too many to train side by side",
+        ),
+        ("proxyless", {}, "cannot be restricted to a set of 8 archs .* uniformly drawn archs"),
+    ],
+)
+def test_what_cannot_stay_in_a_set_says_so(method, options, message):
+    with pytest.raises(NasplugError, match=message):
+        search(method, **{"within": few_archs(MANUAL), **options})
+
+
+def test_the_smallest_network_of_a_set_is_the_least_target():
+    region = few_archs(MANUAL)
+    least = float(MANUAL.flops(region.archs).min())
+    run = search("spos", budget=1, within=region, target_madds=least, epochs=1, batch=512)
+    assert MANUAL.flops(run.run().best.arch[None])[0] == least
+    with pytest.raises(NasplugError, match=re.escape(f"which has {least:.4g}")):
+        search("spos", within=region, target_madds=least - 1)
 
 
 @pytest.mark.parametrize("on", TINY)

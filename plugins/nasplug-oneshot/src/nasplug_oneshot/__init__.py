@@ -1,4 +1,4 @@
-"""ProxylessNAS and SPOS for nasplug."""
+"""ProxylessNAS, SPOS and the training of supernets for nasplug."""
 
 from nasplug import hookimpl
 
@@ -12,4 +12,8 @@ def register_methods(register):  # type: ignore[no-untyped-def]
     register(
         "spos", "nasplug_oneshot.spos:SPOS",
         "SPOS: uniformly drawn paths train a supernet; evolution then searches it for the best.",
+    )  # fmt: skip
+    register(
+        "supernet", "nasplug_oneshot.supernet:SupernetTraining",
+        "A supernet and no search: uniform or fair paths, or Once-for-All's progressive shrinking.",
     )  # fmt: skip

@@ -1,13 +1,91 @@
-"""What paths cost: a limit, on multiply-adds or latency, that methods can be told."""
+"""Paths of a supernet: how they are drawn where all are trained alike, and what they cost, by a
+limit on multiply-adds or latency that methods can be told."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from nasplug import Archs, NasplugError, Region
-from nasplug.nn import Bools, Floats, Supernet
+from nasplug import Archs, ArchSet, Ball, NasplugError, Region, Search
+from nasplug.nn import Batch, Bools, Floats, Mixture, Oneshot, Supernet, mixed_seed
+
+SCORED = 5000  # validation images that an arch is scored on
+
+
+class SinglePaths(Oneshot):
+    """A supernet whose weights are learned along single paths, drawn and not learned.
+
+    Uniform paths are archs of the region. Fair ones (Chu et al., FairNAS, ICCV 2021) have different
+    choices of each decision, so that each choice is trained once per step.
+    """
+
+    lr = replace(Oneshot.lr, default=0.1)
+    arch_lr, warmup = 0.0, 0  # nothing but the weights is learned by gradient
+    mixes = False
+
+    @property
+    def fair(self) -> bool:
+        """Whether paths are fair; else they are uniform."""
+        raise NotImplementedError
+
+    def start(self, search: Search) -> list[Tensor]:
+        self.logits = self.parameter(*self.mask.shape, spread=0.0)  # uniform, and stay so
+        return [self.logits]
+
+    def choices_of(self, region: Region) -> Bools:
+        """Any region will do where paths are archs of it; fair ones need a product of choices."""
+        if not isinstance(region, ArchSet | Ball):
+            return super().choices_of(region)
+        if self.fair:
+            raise NasplugError(
+                "fair paths train each choice of a decision once per step, and paths of such "
+                f"choices are not all in a {region.describe()}: take uniform ones"
+            )
+        if isinstance(region, ArchSet):
+            return self.net.chosen(region.archs).any(0)
+        return self.net.exists
+
+    def mixture(self) -> Mixture:
+        return self._paths(1)[0]
+
+    def architecture_step(self, val: Batch, train: Batch) -> None:
+        """Paths are not learned."""
+
+    def weight_step(self, train: Batch) -> Tensor:
+        return self.bilevel.weight_step(train, self._paths(self.at_once))
+
+    @property
+    def at_once(self) -> int:
+        """How many paths a step has."""
+        return int(self.mask.sum(1).max()) if self.fair else 1
+
+    def _paths(self, n: int) -> list[Mixture]:
+        """n paths for this step."""
+        rng = np.random.default_rng(mixed_seed(self.seed, self.step, 2))
+        masks = self._fair(n, rng) if self.fair else self.net.chosen(self.draw(n, rng))
+        ones = self.logits.detach().exp()
+        return [Mixture(ones, mask) for mask in masks]
+
+    def draw(self, n: int, rng: np.random.Generator) -> Archs:
+        """(n, d) archs whose paths are trained."""
+        return self.handed.sample(n, rng)
+
+    def _fair(self, n: int, rng: np.random.Generator) -> Bools:
+        """(n, D, O): different choices of each decision, as far as it has many."""
+        lots = np.where(self.mask, rng.random(self.mask.shape), 2.0)
+        order, counts = lots.argsort(1), self.mask.sum(1)
+        rows = np.arange(len(counts))
+        masks = np.zeros((n, *self.mask.shape), bool)
+        for i, mask in enumerate(masks):
+            mask[rows, order[rows, i % counts]] = True
+        return masks
+
+    def score(self, arch: Archs) -> float:
+        """With inherited weights, and batch norms recalibrated for this arch."""
+        return self.net.inherited_scores(arch, self.images, [self.images.val], SCORED)[0]
 
 
 class Target:
@@ -22,7 +100,7 @@ class Target:
     def __init__(self, net: Supernet, mask: Bools, region: Region, limit: float) -> None:
         self.net, self.mask, self.region, self.limit = net, mask, region, limit
         self.costs, self.fixed = self.choice_costs()
-        if limit and (least := self._of(-self.costs)) > limit:
+        if limit and (least := self._least()) > limit:
             raise NasplugError(
                 f"{self.name}={limit:g} is below the smallest network, which has {least:.4g}"
             )
@@ -40,6 +118,12 @@ class Target:
         if not self.limit:
             return np.ones(len(archs), bool)
         return np.asarray(self.of(archs) <= self.limit)
+
+    def _least(self) -> float:
+        """What the smallest arch costs."""
+        if isinstance(self.region, ArchSet):
+            return float(self.of(self.region.archs).min())
+        return self._of(-self.costs)
 
     def _of(self, scores: Floats) -> float:
         """What the arch with the highest scores costs."""

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 import numpy as np
-from torch import Tensor
 
 from nasplug import (
     Archs,
@@ -21,23 +19,13 @@ from nasplug import (
     best_trials,
     hookimpl,
 )
-from nasplug.nn import (
-    Batch,
-    Mixture,
-    Oneshot,
-    fixed_threads,
-    mixed_seed,
-    recalibrate,
-    score,
-)
-from nasplug_oneshot.paths import Target
+from nasplug.nn import SUPERNET, fixed_threads
+from nasplug_oneshot.paths import SinglePaths, Target
 
-RECALIBRATED = 2500  # training images that batch norms are recalibrated on
-SCORED = 5000  # validation images that an arch is scored on
 SELECTED = 10  # archs that are ranked at the end
 
 
-class SPOS(Oneshot):
+class SPOS(SinglePaths):
     """SPOS: uniformly drawn paths train a supernet; evolution then searches it for the best.
 
     The budget counts the archs that evolution scores, each with the weights that it inherits and
@@ -52,49 +40,21 @@ class SPOS(Oneshot):
         doc="a random path per step, or (FairNAS) as many paths as a layer has choices, so that "
         "each is trained once per step",
     )  # fmt: skip
-    lr = replace(Oneshot.lr, default=0.1)
     target_madds = Float(0.0, low=0, high=1e15, tunable=False, doc="multiply-adds; 0: no limit")
     population = Int(50, low=2, high=10_000, log=True, doc="archs in a generation")
     parents = Int(10, low=1, high=10_000, log=True, doc="the best so far that have children")
     mutation = Float(0.1, low=0, high=1, doc="share of the decisions that a mutation changes")
 
-    arch_lr, warmup = 0.0, 0  # nothing but the weights is learned by gradient
-    mixes = False
-
-    def start(self, search: Search) -> list[Tensor]:
-        self.target = Target(self.net, self.mask, self.handed, self.target_madds)
-        self.logits = self.parameter(*self.mask.shape, spread=0.0)  # uniform, and stay so
-        return [self.logits]
-
     def setup(self, search: Search) -> None:
         super().setup(search)
+        self.target = Target(self.net, self.mask, self.handed, self.target_madds)
         self.total = self.epochs  # the budget is that of the evolution
 
-    # ---- training: every path alike
+    # ---- training
 
-    def mixture(self) -> Mixture:
-        return self._paths(1)[0]
-
-    def architecture_step(self, val: Batch, train: Batch) -> None:
-        """Uniform paths are not learned."""
-
-    def weight_step(self, train: Batch) -> Tensor:
-        paths = self.mask.sum(1).max() if self.sampling == "fair" else 1
-        return self.bilevel.weight_step(train, self._paths(int(paths)))
-
-    def _paths(self, n: int) -> list[Mixture]:
-        """n paths: a random arch, or different choices of each decision, as far as it has many."""
-        rng = np.random.default_rng(mixed_seed(self.seed, self.step, 2))
-        ones = self.logits.detach().exp()
-        if self.sampling == "uniform":
-            return [Mixture(ones, mask) for mask in self.net.chosen(self.handed.sample(n, rng))]
-        lots = np.where(self.mask, rng.random(self.mask.shape), 2.0)
-        order, counts = lots.argsort(1), self.mask.sum(1)
-        rows = np.arange(len(counts))
-        masks = np.zeros((n, *self.mask.shape), bool)
-        for i, mask in enumerate(masks):
-            mask[rows, order[rows, i % counts]] = True
-        return [Mixture(ones, mask) for mask in masks]
+    @property
+    def fair(self) -> bool:
+        return self.sampling == "fair"
 
     def finish_epoch(self, search: Search) -> Trials:
         """No trial yet: training scores nothing."""
@@ -149,15 +109,10 @@ class SPOS(Oneshot):
         with fixed_threads(self.threads):
             for row in candidates.waiting.tolist():
                 start = time.perf_counter()
-                value = self._score(candidates.archs[row])
+                value = self.score(candidates.archs[row])
                 candidates.tell(row, values=value, costs=time.perf_counter() - start)
         return candidates
 
-    def _score(self, arch: Archs) -> float:
-        """With inherited weights, and batch norms recalibrated for this arch."""
-        model = recalibrate(self.net.inherit(arch), self.images, RECALIBRATED // 250)
-        return score(model, self.images, self.images.val, SCORED)
-
     @hookimpl
     def select_final(self, search: Search) -> Selection:
-        return Selection(best_trials(search.trials, SELECTED))
+        return Selection(best_trials(search.trials, SELECTED), files={SUPERNET: self.save})

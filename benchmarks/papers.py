@@ -1,0 +1,432 @@
+"""The figures and tables of the five papers, as far as a small machine goes.
+
+    python benchmarks/papers.py --list
+    NASPLUG_DATA=... python benchmarks/papers.py dsm-figure-8 [--seeds 50]
+
+An entry searches, most of them by `nasplug.compare`, which keeps each search in
+``runs/comparisons.db`` so that an interrupted one goes on, and its numbers are then kept in
+benchmarks/results/papers.json; or it reads what another benchmark has kept. The page
+benchmarks/results/papers.md is made of both and written anew. Nothing was chosen by these numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+import nasplug
+from nasplug.comparison.contenders import variants
+from nasplug.kernel.registry import registry
+
+RESULTS = Path(__file__).parent / "results"
+KEPT, PAGE = RESULTS / "papers.json", RESULTS / "papers.md"
+NB201 = ("nb201/cifar10", "nb201/cifar100")
+TABLES = (*NB201, "macro/cifar10")
+PAPER = "M=4,samples=1,unseen=false"  # DSM-NAS on NAS-Bench-201
+QUERIES, LABELS = 200, 500  # of a search; of a shrinker
+SHARES = (30, 20, 10, 5)  # percent of a random sample
+EPOCHS, IMAGES, SIDE = 8, 1000, 8  # of a supernet
+CRITERIA = ("strength", "strength*", "naive", "magnitude")
+
+Row = dict[str, Any]  # {column: text, number, or [mean, standard deviation]}
+Rows = list[Row]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """title: which figure or table. size: what is run here. paper: {row: its number there}.
+
+    rows: of the seeds; what another benchmark has kept, if `kept_by` is the command that made it.
+    """
+
+    title: str
+    size: str
+    rows: Callable[[int], Rows]
+    paper: Mapping[str, str] = field(default_factory=dict)
+    kept_by: str = ""
+    seeds: int = 50
+
+    @property
+    def made_by(self) -> str:
+        name = next(name for name, entry in ENTRIES.items() if entry is self)
+        return self.kept_by or f"python benchmarks/papers.py {name}"
+
+
+# ---- comparisons
+
+
+def compared(methods: Mapping[str, Any], on: Sequence[str], budget: int, seeds: int) -> Rows:
+    """A row per method and problem; p is that of the difference from the first method."""
+    comparison = nasplug.compare(methods, on, budget=budget, seeds=seeds, tracking=False)
+    tests, (first, *_) = comparison.tests(), methods
+    rows = []
+    for found in comparison.summary().itertuples():
+        pair = tests[
+            (tests.problem == found.problem)
+            & (tests.method == first)
+            & (tests.other == found.method)
+        ]
+        rows.append({
+            "": found.method, "problem": found.problem,
+            "report": [found.mean, found.std], "reward": [found.value, found.value_std],
+            "p": float(pair.p_holm.iloc[0]) if len(pair) else None,
+        })  # fmt: skip
+    return rows
+
+
+def ablated(method: str, *names: str) -> dict[str, Any]:
+    """A method and some of the variants that it declares."""
+    whole, *_ = declared = variants(method)
+    return {name: declared[name] for name in (whole, *names)}
+
+
+def searched(method: str, on: str, budget: int, seed: int, **given: Any) -> nasplug.Selection:
+    within = given.pop("within", None)
+    made = registry().get("method", method)(**given)
+    return nasplug.Search(
+        nasplug.problem(on), made, method, budget=budget, seed=seed, within=within
+    ).run()
+
+
+def dsm_updates(seeds: int) -> Rows:
+    methods = {**ablated("dsm", "random edits", "fixed subspaces"), "random, whole space": "random"}
+    rows = [{**row, "all of them": None} for row in compared(methods, NB201, QUERIES, seeds)]
+    for on in NB201:
+        archs = nasplug.problem(on).score(nasplug.problem(on).space.all()).reports
+        whole = next(r for r in rows if r["problem"] == on and r[""].startswith("random, whole"))
+        whole["all of them"] = [archs.mean(), archs.std()]
+        rows.append(mined(on, seeds))
+    return rows
+
+
+def mined(on: str, seeds: int) -> Row:
+    """Random search within the ball around the best center of a search with M=4."""
+    problem, best, inside = nasplug.problem(on), [], []
+    archs = problem.space.all()
+    reports = problem.score(archs).reports
+    methods = {"dsm": "dsm", "M=4": "dsm:M=4"}
+    kept = nasplug.compare(methods, NB201, budget=QUERIES, seeds=seeds, tracking=False)
+    centers = kept.searches.query("problem == @on and method == 'M=4'").arch
+    for seed, center in enumerate(centers):
+        ball = nasplug.Ball(problem.space, problem.space.from_str(center), 4)
+        inside.append(reports[ball.contains(archs)])
+        found = searched("random", on, QUERIES, seed, within=ball).best
+        best.append((found.report_value, found.value))
+    report, reward = np.transpose(best)
+    return {
+        "": "random, mined subspace", "problem": on, "report": spread(report),
+        "reward": spread(reward), "p": None,
+        "all of them": [np.mean(inside), np.mean([one.std() for one in inside])],
+    }  # fmt: skip
+
+
+def spread(values: Any) -> list[float]:
+    return [float(np.mean(values)), float(np.std(values, ddof=1))]
+
+
+def dsm_ablations(given: str, on: Sequence[str], *names: str) -> Callable[[int], Rows]:
+    return lambda seeds: compared(ablated(given, *names), on, QUERIES, seeds)
+
+
+def top_shares(seeds: int) -> Rows:
+    """The best of a random sample, by reward, beside what LISSNAS leaves by as many labels."""
+    rows = []
+    kept = [r for r in load("shrinkage_nb201") if (r["method"], r["target"]) == ("lissnas", 350)]
+    for on in NB201:
+        problem = nasplug.problem(on)
+        whole = problem.score(problem.space.all()).reports
+        rows.append({"": "the full space", "problem": on, "mean": whole.mean(), "max": whole.max()})
+        found: dict[int, list[tuple[float, float]]] = {share: [] for share in SHARES}
+        for seed in range(seeds):
+            trials = searched("random", on, LABELS, seed).search.trials
+            reports = trials.reports[np.argsort(-trials.scores, kind="stable")]
+            for share in SHARES:
+                top = reports[: LABELS * share // 100]
+                found[share].append((top.mean(), top.max()))
+        for share, values in found.items():
+            mean, most = np.transpose(values)
+            rows.append({
+                "": f"Top-{share}", "problem": on, "mean": spread(mean), "max": spread(most)
+            })  # fmt: skip
+        (lissnas,) = (row for row in kept if row["problem"] == on)
+        mean, most = (lissnas[column]["mean"] for column in ("mean", "max"))
+        rows.append({"": "LISSNAS", "problem": on, "mean": mean, "max": most})
+    return rows
+
+
+def lissnas_neighbors(seeds: int) -> Rows:
+    methods = ablated("lissnas", "no neighbors", "without locality")
+    return compared(methods, NB201, QUERIES, seeds)
+
+
+# ---- supernets
+
+
+def explored(seeds: int) -> Rows:
+    """The cell after each epoch: how far it is from the one before, and what the table says."""
+    from nb201_oneshot import images  # torch takes seconds
+
+    data, table = images(IMAGES, SIDE), nasplug.problem("nb201/cifar10")
+    rows = []
+    for method in ("darts", "gdas", "ddsas"):
+        runs = []
+        for seed in range(seeds):
+            with TemporaryDirectory() as folder:
+                found = nasplug.search(
+                    method, space=nasplug.space("nb201:C=8,N=1"), data=data, budget=EPOCHS,
+                    seed=seed, out=Path(folder) / "run", tracking=False, progress=False,
+                )  # fmt: skip
+            trials = found.search.trials
+            reports = table.score(trials.archs).reports
+            runs.append((trials.metrics["distance"], reports))
+        distance, report = np.array(runs).transpose(1, 0, 2)
+        rows.append({
+            "": method, "cosine distance of epochs": spread(np.nanmean(distance, 1)),
+            "of the last five": spread(np.nanmean(distance[:, -5:], 1)),
+            "test accuracy, mean of epochs": spread(report.mean(1)),
+            "last": spread(report[:, -1]),
+        })  # fmt: skip
+    return rows
+
+
+# ---- what other benchmarks have kept
+
+
+def load(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def distances(_: int) -> Rows:
+    found = load("locality")
+    return [
+        {"": f"D={d + 1}", **{on: found[on]["aad"][d] for on in TABLES}}
+        for d in range(6)
+    ]  # fmt: skip
+
+
+def resources(_: int) -> Rows:
+    found = load("supernet_speed")
+    return [
+        {"": f"L={L}", "seconds a step": found["seconds"][L], "GB": found["memory_gb"][L]}
+        for L in ("28", "112")
+    ]  # fmt: skip
+
+
+def criteria(_: int) -> Rows:
+    found = load("nb201_oneshot_gpu")
+    return [
+        {
+            "": name, "CIFAR-10": spread([run[-1] for run in found[name]["cifar10"]]),
+            "CIFAR-100": spread(found[name]["cifar100"]), "Spearman": found[name]["spearman"][0],
+        }
+        for name in CRITERIA
+    ]  # fmt: skip
+
+
+def criteria_by_epoch(_: int) -> Rows:
+    found = load("nb201_oneshot_gpu")
+    epochs = range(len(found["strength"]["cifar10"][0]))
+    return [
+        {"": name, **{f"{e + 1}": np.mean(found[name]["cifar10"], 0)[e] for e in epochs}}
+        for name in CRITERIA
+    ]
+
+
+def learned_space(_: int) -> Rows:
+    found = load("autospace")["search/RL"]
+    rows = []
+    for name, space in (("Manual, RL", "manual"), ("AutoSpace, RL", "learned")):
+        madds, _val, test = np.transpose(found[space])
+        rows.append({"": name, "MAdds (M)": spread(madds / 1e6), "test accuracy": spread(test)})
+    return rows
+
+
+def ranked(_: int) -> Rows:
+    epochs = load("autospace")["rank"]["epochs"]
+    return [
+        {"": f"{i + 1}", "right from epoch": epoch or "not within 6"}
+        for i, epoch in enumerate(epochs)
+    ]
+
+
+# ---- the entries
+
+HEAD = """# The papers' figures and tables
+
+Written by `python benchmarks/papers.py`, at the size that each entry states: mean±standard
+deviation over the seeds. *report* is what the table reports of the selected arch, which no search
+sees; *reward* is what it was selected by; *p* is that of Wilcoxon's signed-rank test against the
+first row, with Holm's correction. What the papers print is of their own spaces, data and sizes:
+what can be compared is which row is ahead.
+"""
+ON_GPU = "python benchmarks/nb201_oneshot.py --C 16 --side 32 --seeds 2 --jobs 4 --minutes 8"
+ON_TABLES = "tables instead of the supernet on ImageNet; 200 queries"
+REWARD_AND_GRAPH = {"absolute reward": "67.63±0.31", "without subspace graph": "67.12±0.46"}
+ENTRIES = {
+    "dsm-figure-6": Entry(
+        "DSM-NAS, Figure 6: difference in test accuracy by distance",
+        "mean absolute difference of an arch and one that D random edits lead to",
+        distances,
+        {"D=1": "4.49 (NAS-Bench-201)", "D=2": "6.69"},
+        kept_by="python benchmarks/locality.py --out benchmarks/results/locality.json",
+    ),
+    "dsm-figure-7": Entry(
+        "DSM-NAS, Figure 7: with and without updates of the subspaces",
+        "200 queries; the mined subspace is the ball of M=4 around the best center; *all of them*: "
+        "every arch of the space, or of the ball (what is printed)",
+        dsm_updates,
+        {"random, whole space": "87.37±9.71", "random, mined subspace": "91.89±1.53"},
+    ),
+    "dsm-figure-8": Entry(
+        "DSM-NAS, Figure 8: the reward, and the subspace graph",
+        f"{ON_TABLES}; printed: validation accuracy in the MobileNet-like space, "
+        "67.81±0.18 for DSM-NAS",
+        dsm_ablations("dsm", TABLES, *REWARD_AND_GRAPH),
+        REWARD_AND_GRAPH,
+    ),
+    "dsm-figure-8-settings": Entry(
+        "DSM-NAS, Figure 8, with the paper's settings",
+        f"as Figure 8, with `{PAPER}`",
+        dsm_ablations(f"dsm:{PAPER}", NB201, *REWARD_AND_GRAPH),
+        REWARD_AND_GRAPH,
+    ),
+    "dsm-figure-9a": Entry(
+        "DSM-NAS, Figure 9 (a): the number of subspaces",
+        f"{ON_TABLES}; `dsm` has K=4",
+        dsm_ablations("dsm", TABLES, "K=1", "K=10"),
+        {"K=1": "the worst", "K=10": "as good as more"},
+    ),
+    "dsm-figure-9b": Entry(
+        "DSM-NAS, Figure 9 (b): the local search distance",
+        f"{ON_TABLES}; `dsm` has M=1; 6 decisions (macro: 8) where the paper has 20",
+        dsm_ablations("dsm", TABLES, "M=3", "M=5"),
+        {"M=3": "the best of 1, 3, 5, 10, 20"},
+    ),
+    "lissnas-table-9": Entry(
+        "LISSNAS, Table 9: naive random shrinkage",
+        "NAS-Bench-201 instead of 101, 500 true queries each; LISSNAS leaves 350 archs",
+        top_shares,
+        {
+            "the full space": "90.4, 94.6", "Top-30": "90.8, 93.2", "Top-20": "91.0, 93.5",
+            "Top-10": "91.4, 94.1", "Top-5": "91.9, 93.9", "LISSNAS": "92.1, 94.6",
+        },
+    ),
+    "lissnas-table-10": Entry(
+        "LISSNAS, Table 10: how neighbors are generated",
+        "NAS-Bench-201 instead of 101, 200 true queries each; the best arch found",
+        lissnas_neighbors,
+        {"no neighbors": "93.9", "without locality": "93.2", "lissnas": "94.6"},
+    ),
+    "ddsas-figure-5": Entry(
+        "DDSAS, Figure 5: exploration and exploitation",
+        f"cells of C=8, N=1 on {IMAGES} + {IMAGES} images of CIFAR-10 at {SIDE}x{SIDE}, {EPOCHS} "
+        "epochs, a size at which supernets do not tell good cells from bad; tabulated accuracy",
+        explored,
+        {"darts": "the least", "gdas": "the greatest, less accurate", "ddsas": "between, 93.73"},
+        seeds=3,
+    ),
+    "ddsas-figure-6b": Entry(
+        "DDSAS, Figure 6 (b): the cost of L operations",
+        "DARTS supernet, C=16, 8 cells, batch 16. Figure 6 (a), how often the second term of "
+        "eq. 10 is within 1.0±0.1, is not measured: no search records the pairs of archs",
+        resources,
+        {"L=28": "linear in L", "L=112": "linear in L"},
+        kept_by="python benchmarks/supernet_speed.py",
+    ),
+    "ostr-table-5": Entry(
+        "OStr-DARTS, Table V: the criteria",
+        "the papers' size on a GPU, but 8 of 100 epochs and two seeds",
+        criteria,
+        {
+            "magnitude": "54.30±0.00, 15.61±0.00", "naive": "93.86±0.29, 71.88±0.37",
+            "strength*": "94.02±0.25, 73.09±0.77", "strength": "94.36±0.00, 73.51±0.00",
+        },
+        kept_by=ON_GPU,
+    ),
+    "ostr-figure-9": Entry(
+        "OStr-DARTS, Figure 9: accuracy of the selected cell by epoch",
+        "CIFAR-10, as in Table V",
+        criteria_by_epoch,
+        {"strength": "does not drop", "strength*": "does not drop", "naive": "slow, lower"},
+        kept_by=ON_GPU,
+    ),
+    "autospace-table-2": Entry(
+        "AutoSpace, Table 2: where to search",
+        "CIFAR-10 at 8x8, 10,000 images, three seeds. Evolution in the full space (73.7 at 480M) "
+        "is not measured: a search of 20 trainings is `nasplug run regularized-evolution --on "
+        "open-cells/cifar10 --budget 20`",
+        learned_space,
+        {"Manual, RL": "74.9 at 470M", "AutoSpace, RL": "75.8 at 415M (Table 4)"},
+        kept_by="python benchmarks/autospace_table.py",
+    ),
+    "autospace-table-6": Entry(
+        "AutoSpace, Table 6: rankings from random initial scores",
+        "networks of 3, 1 and 0 inverted residuals at 8x8; by trial",
+        ranked,
+        {"1": "5", "2": "3", "3": "4", "4": "5", "5": "6"},
+        kept_by="python benchmarks/autospace_table.py --parts rank",
+    ),
+}  # fmt: skip
+
+
+def page() -> str:
+    """All entries, in Markdown."""
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    return "\n".join([HEAD, *(section(name, kept.get(name)) for name in ENTRIES)])
+
+
+def section(name: str, kept: Mapping[str, Any] | None) -> str:
+    """An entry with its table, or with the command that measures it. kept: of papers.json."""
+    entry = ENTRIES[name]
+    if entry.kept_by:
+        rows, seeds = entry.rows(0), ""
+    elif kept:
+        rows, seeds = kept["rows"], f"; {kept['seeds']} seeds"
+    else:
+        return f"## {entry.title}\n\nNot measured yet: `{entry.made_by}`\n"
+    head = [*rows[0], "the paper"]
+    printed = dict(entry.paper)
+    body = [[*map(cell, row.values()), printed.pop(row[""], "")] for row in rows]
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *body)]
+    table = re.sub(" +", " ", "\n".join(lines))
+    return f"## {entry.title}\n\n{entry.size}{seeds}: `{entry.made_by}`\n\n{table}\n"
+
+
+def cell(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, list | tuple):
+        return "±".join(f"{x:.2f}" for x in value)
+    return f"{value:.2g}" if abs(value) < 1 else f"{value:.4g}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("entries", nargs="*", choices=[*ENTRIES, []], metavar="ENTRY")
+    parser.add_argument("--seeds", type=int, help="by default what the page states")
+    parser.add_argument("--list", action="store_true", help="the entries")
+    given = parser.parse_args()
+    if given.list:
+        for name, entry in ENTRIES.items():
+            print(f"{name:18} {entry.title}\n{'':18} {entry.made_by}")
+        return
+    for name in given.entries:
+        entry, kept = ENTRIES[name], json.loads(KEPT.read_text()) if KEPT.exists() else {}
+        if not entry.kept_by:
+            seeds = given.seeds or entry.seeds
+            kept[name] = {"seeds": seeds, "rows": entry.rows(seeds)}
+            KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+        print(section(name, kept.get(name)))
+    PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()
