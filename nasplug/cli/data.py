@@ -1,4 +1,4 @@
-"""Which tables and images are here, and how to get the others: ``nasplug data``."""
+"""Which tables, images and other data are here, and how to get the others: ``nasplug data``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ from nasplug.kernel.problem import space as open_space
 IMAGES = {  # of `nasplug.nn.load`: what it reads under NASPLUG_DATA, the first where both are there
     "cifar10": ("cifar10/train.parquet", "cifar-10-batches-py"),
     "cifar100": ("cifar-100-python",),
+}
+
+BROUGHT = {  # by a module, from where, and the extra that installs it
+    "digits": ("sklearn", "scikit-learn", "torch"),
+    "darcy": ("scipy", "solved here", "torch"),
+    "japanese-vowels": ("aeon", "aeon", "series"),
 }
 
 
@@ -59,8 +65,9 @@ def _tables() -> Iterator[tuple[str, str, str]]:
 
 def _images() -> Iterator[tuple[str, str, str]]:
     """Name, from where, what to do if it is not here."""
-    sklearn = find_spec("sklearn") is not None
-    yield "digits", "scikit-learn" * sklearn, "" if sklearn else "pip install 'nasplug[torch]'"
+    for name, (module, origin, extra) in BROUGHT.items():
+        here = find_spec(module) is not None
+        yield name, origin * here, "" if here else f"pip install 'nasplug[{extra}]'"
     folder = Path(os.environ.get("NASPLUG_DATA") or "/nowhere")
     for name, files in IMAGES.items():
         origin = next((str(folder / file) for file in files if (folder / file).exists()), "")

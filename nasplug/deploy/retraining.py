@@ -185,7 +185,7 @@ def _same_data(about: Mapping[str, Any], images: Images, name: str, folder: Path
     """What retrain.json says of the data; NasplugError if a retraining goes on with others."""
     said = {
         "name": name, "inputs": layout(images.example), "classes": images.num_classes,
-        "digest": images.digest,
+        "dense": images.dense, "digest": images.digest,
     }  # fmt: skip
     before = about.get("data", said)
     if before["digest"] != said["digest"]:

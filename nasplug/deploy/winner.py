@@ -133,7 +133,8 @@ class Winner:
     def retrained(self, about: Mapping[str, Any]) -> Network:
         """It as a retrain.json tells of it, whose weights are there."""
         data, arch = about["data"], self.best.arch
-        space = self.best.space.suited(of_layout(data["inputs"]), data["classes"])
+        dense = data.get("dense", False)  # older ones do not say
+        space = self.best.space.suited(of_layout(data["inputs"]), data["classes"], dense)
         model = inherit_weights(space, arch, self.folder / weights.FILE)
         told = {name: x for name, x in about.items() if name != "search"}
         return self._network(model, space, data["inputs"], data["digest"], told)

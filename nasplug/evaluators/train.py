@@ -21,8 +21,10 @@ from nasplug.kernel.trial import Trial, TrialPruned, Trials
 from nasplug.nn import datasets
 from nasplug.nn.data import Images
 from nasplug.nn.datasets import Given
+from nasplug.nn.series import folder
 from nasplug.nn.training import initialise, train
 from nasplug.nn.weights import inherit_weights, save_weights
+from nasplug.spaces.sized import able
 
 LR, BATCH = 0.1, 64
 WEIGHTS = ".safetensors"  # after the number of a trial
@@ -64,7 +66,8 @@ class TrainEvaluator(FunctionEvaluator):
     """
 
     option = ",".join(f"{name}=NUMBER" for name in OPTIONS)
-    epochs: ClassVar[dict[str, int]] = {"digits": 5, "": 12}
+    epochs: ClassVar[dict[str, int]] = {"digits": 5, "darcy": 5, "": 12}
+    batches: ClassVar[dict[str, int]] = {"darcy": 16, "japanese-vowels": 16}  # of few examples
     search: Search | None = None  # to which it says what it is doing
 
     def __init__(
@@ -98,6 +101,7 @@ class TrainEvaluator(FunctionEvaluator):
         self.space = space
         super().__init__(space, self._train, metric.maximize)
         self.most = int(self.settings.get("epochs", self.epochs.get(self.name, self.epochs[""])))
+        self.batch = int(self.settings.get("batch", self.batches.get(self.name, BATCH)))
         self.seeds = int(self.settings.get("seeds", 1))
         whole = self.seeds == 1 and not self.settings.get("patience")
         self.fidelity = ("epochs", 1, self.most) if whole else None
@@ -132,15 +136,22 @@ class TrainEvaluator(FunctionEvaluator):
     def data(cls, space: Space) -> list[str]:
         if not (space.builds and space.sizes):
             return []
-        folder = os.environ.get("NASPLUG_DATA")
-        images = folder and (Path(folder) / "cifar10" / "train.parquet").exists()
-        return ["digits", "cifar10"] if images else ["digits"]
+        here = Path(os.environ.get("NASPLUG_DATA") or "/nowhere")
+        known = {
+            "digits": True, "darcy": True, "japanese-vowels": folder("JapaneseVowels") is not None,
+            "cifar10": (here / "cifar10" / "train.parquet").exists(),
+        }  # fmt: skip
+        return [name for name, there in known.items() if there and able(space, name)]
 
     @classmethod
     def missing(cls, space: Space, data: str) -> str:
-        if data != "cifar10" or not (space.builds and space.sizes):
+        fixes = {
+            "cifar10": "set NASPLUG_DATA to the folder that holds cifar10/train.parquet",
+            "japanese-vowels": "pip install 'nasplug[series]'",
+        }
+        if data not in fixes or not (space.builds and space.sizes):
             return ""
-        return "to train on it, set NASPLUG_DATA to the folder that holds cifar10/train.parquet"
+        return f"to train on it, {fixes[data]}"
 
     def reach(self, low: int, high: int) -> None:
         if self.fidelity is None:
@@ -192,8 +203,7 @@ class TrainEvaluator(FunctionEvaluator):
             result = train(
                 model, images, epochs, seed, until=until, checkpoint=trial.checkpoint,
                 lr=self.settings.get("lr", LR), begin=begin,
-                batch_size=int(self.settings.get("batch", BATCH)),
-                patience=int(self.settings.get("patience", 0)),
+                batch_size=self.batch, patience=int(self.settings.get("patience", 0)),
                 half=bool(self.settings.get("amp", 0)),
                 report=report if trial.pruner and not models else None,  # pruned by the first
             )  # fmt: skip

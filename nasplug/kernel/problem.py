@@ -231,7 +231,8 @@ def problem(
         scorer = _open(candidate, sized, data, reward=reward, report=report, seed=seed)
         return Problem(sized, data, scorer, candidate, scorer.maximize, scorer.region)
     others = {d for cls in passed for d in cls.data(sized)}
-    fix = next(filter(None, [*(cls.missing(sized, data) for cls in passed), *reasons]), "")
+    fixes = [fix for cls in passed if (fix := cls.missing(sized, data))]
+    fix = "; ".join(fixes or reasons[:1])
     scored = f" scored by {evaluator}" if evaluator else ""
     raise unknown(f"problem{scored}", data, others, fix, prefix=f"{space_name}/")
 

@@ -23,7 +23,7 @@ from nasplug.nn.mixed import (
 from nasplug.nn.oneshot import SUPERNET, Oneshot, tabulated
 from nasplug.nn.pictures import COLORS, GRAY, draw_edges, draw_epochs
 from nasplug.nn.supernet import Floats, Supernet
-from nasplug.nn.task import Task, call
+from nasplug.nn.task import Task, call, relative_l2
 from nasplug.nn.training import (
     count,
     fixed_threads,
@@ -84,6 +84,7 @@ __all__ = [
     "mixed_seed",
     "project",
     "recalibrate",
+    "relative_l2",
     "score",
     "tabulated",
     "to_device",

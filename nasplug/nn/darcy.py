@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csc_array, diags_array
-from scipy.sparse.linalg import splu
+from scipy.sparse import csc_array, diags_array  # type: ignore[import-untyped]
+from scipy.sparse.linalg import splu  # type: ignore[import-untyped]
 
 from nasplug.errors import NasplugError
 from nasplug.files import cache, replacing
@@ -79,7 +79,7 @@ def darcy() -> tuple[Floats32, Floats32]:
     try:
         with np.load(path, allow_pickle=False) as kept:  # which verifies its CRC-32
             return kept["a"], kept["u"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # not there, or damaged
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # none, or damaged
         return _generate(path)
 
 

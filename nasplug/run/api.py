@@ -519,7 +519,7 @@ def posed(data: Any, loss: Any, metric: Any, optimizer: Any, direction: str) -> 
     if direction == "maximize" and not any(given is not None for given in own.values()):
         return data
     try:
-        given = import_module("nasplug.nn.data").Given
+        given = import_module("nasplug.nn.datasets").Given
     except ImportError as error:
         raise lacking("data", error) from None
     return given(data, **named, maximize=direction == "maximize")

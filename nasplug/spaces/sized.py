@@ -23,6 +23,11 @@ MOST = {
     "dense": 1,
 }  # fmt: skip
 LEAST = {"width": 0.01, "columns": 0, "dense": 0}  # of those that need not be 1
+NEEDED = {"darcy": "dense", "japanese-vowels": "columns"}  # by data: one that a space must have
+UNABLE = {  # why
+    "dense": "give one vector for each image, and here each pixel has its label",
+    "columns": "take square images, and these are not",
+}
 
 
 class Sized(Costed):
@@ -82,7 +87,10 @@ class Sized(Costed):
         """NasplugError if there is no network of the `sizes`."""
 
     def for_data(self, data: str) -> Self:
-        """The same space with networks of the size that suits a data set; options stay."""
+        """The same space with networks of the size that suits a data set; options stay.
+        NasplugError if it has none."""
+        if not able(self, data):
+            raise self._unable(NEEDED[data])
         return type(self)(data, **self.options)
 
     def sized(self, **sizes: float) -> Self:
@@ -106,21 +114,23 @@ class Sized(Costed):
                 "classes or numbers, not several tensors"
             )
         if dense and "dense" not in self.sizes:
-            raise NasplugError(
-                f"networks of {self.name} give one vector for each image, and here each pixel has "
-                "its label: take a space whose networks are dense, such as nb201"
-            )
+            raise self._unable("dense")
         oblong = sides[0] != sides[1]
         if oblong and "columns" not in self.sizes:
             raise NasplugError(
                 f"images of {sides[0]}x{sides[1]} are not square, as networks of {self.name} need "
                 "them: resize or crop them"
             )
-        able = {"columns": sides[1] * oblong, "dense": int(dense)}
+        others = {"columns": sides[1] * oblong, "dense": int(dense)}
         return self.sized(
             channels=channels, classes=classes, resolution=sides[0],
-            **{name: size for name, size in able.items() if name in self.sizes},
+            **{name: size for name, size in others.items() if name in self.sizes},
         )  # fmt: skip
+
+    def _unable(self, size: str) -> NasplugError:
+        return NasplugError(
+            f"networks of {self.name} {UNABLE[size]}: take a space that can do it, such as nb201"
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -145,6 +155,11 @@ class Sized(Costed):
             return super().supernet(region, partial)
         net: torch.nn.Module = network.supernet(self, region, partial)
         return net
+
+
+def able(space: Space, data: str) -> bool:
+    """Whether it has networks for a data set by name, as far as shapes go."""
+    return data not in NEEDED or NEEDED[data] in space.sizes
 
 
 def multiple_of_four(space: Sized) -> None:

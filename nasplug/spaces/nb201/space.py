@@ -52,7 +52,10 @@ class NB201(Sized):
         "cifar100": {"classes": 100},
         "imagenet16-120": {"classes": 120, "resolution": 16},
         "digits": {"C": 8, "N": 3, "channels": 1, "resolution": 8},
-        "darcy": {"C": 8, "N": 1, "channels": 1, "classes": 1, "resolution": 29, "dense": 1},
+        "darcy": {"C": 4, "N": 1, "channels": 1, "classes": 1, "resolution": 29, "dense": 1},
+        "japanese-vowels": {
+            "C": 8, "N": 1, "channels": 1, "classes": 9, "resolution": 12, "columns": 32,
+        },
     }  # fmt: skip
 
     def find_decisions(self) -> dict[str, tuple[str, ...]]:
