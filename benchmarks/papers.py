@@ -405,7 +405,7 @@ def cell(value: Any) -> str:
         return value or ""
     if isinstance(value, list | tuple):
         return "±".join(f"{x:.2f}" for x in value)
-    return f"{value:.2g}" if abs(value) < 1 else f"{value:.4g}"
+    return f"{value:.2g}" if abs(value) < 1 else f"{value:.2f}"
 
 
 def main() -> None:
