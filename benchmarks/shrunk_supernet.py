@@ -47,7 +47,7 @@ import nasplug
 from nasplug import Archs, Space
 from nasplug.kernel.subspace import Region
 from nasplug.kernel.subspace import load as load_subspace
-from nasplug.nn import Images, Stream, fixed_threads, initialise, load, recalibrate, score
+from nasplug.nn import Images, Stream, fixed_threads, initialise, load
 from nasplug.nn.data import Part
 from nasplug.run.directory import write_json
 
@@ -58,7 +58,6 @@ LR, MOMENTUM, DECAY = 0.1, 0.9, 5e-4
 VALIDATED = 10_000  # validation images, of networks that were trained alone
 SCORED = 5000  # validation images for inherited weights
 TESTED = 2500  # images at a time, of networks that were trained alone
-RECALIBRATED = 10  # batches of 250 training images
 BOOTSTRAPS = 10_000
 LABELS = 0.45  # of --seconds, after which no further networks of the whole space are begun
 
@@ -255,15 +254,11 @@ def supernet(options: argparse.Namespace, where: str, seed: int) -> str:
     trained = time.time() - start
     with fixed_threads(1):
         for name, archs in wanted.items():
-            scores[name] = [inherited(net, arch, data) for arch in archs]
+            scores[name] = [
+                net.inherited_scores(arch, data, [data.val], SCORED)[0] for arch in archs
+            ]
             write_json(file, scores)
     return f"supernet {seed} of the {where} space: {trained:.0f} of {time.time() - start:.0f} s"
-
-
-def inherited(net: Any, arch: Archs, data: Images) -> float:
-    """Validation accuracy with inherited weights, batch norms recalibrated, as SPOS has it."""
-    model = recalibrate(net.inherit(arch), data, RECALIBRATED)
-    return score(model, data, data.val, SCORED)
 
 
 # ---- what came out

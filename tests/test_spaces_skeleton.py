@@ -14,6 +14,7 @@ from nasplug import Layered, NasplugError
 from nasplug.kernel.subspace import load
 from nasplug.spaces import Learned
 from nasplug.spaces.open_cells.space import CELLS, GENES, canonical, live
+from nasplug.spaces.skeleton.space import Layer
 
 torch = pytest.importorskip("torch")
 
@@ -40,6 +41,26 @@ def test_costs_are_those_of_the_built_network(name, data, options):
     archs = space.sample(8, 0)
     measured = [count(space.build(arch), space.shape) for arch in archs]
     assert measured == list(zip(space.params(archs), space.flops(archs), strict=True))
+
+
+@pytest.mark.parametrize("name", ["shufflenetv2", "fairnas"])
+def test_the_published_network_is_what_is_built(name):
+    space = nasplug.space(name)
+    arch = space.sample(1, 0)[0]
+    with torch.device("meta"):
+        model = space.build(arch)
+    assert count(model, space.shape) == (space.params(arch[None])[0], space.flops(arch[None])[0])
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_every_other_channel_passes_a_block_of_shufflenet(block):
+    from nasplug.spaces.shufflenetv2.network import layer
+
+    x, choice = torch.randn(2, 6, 4, 4), np.array([block])
+    out = layer(Layer(6, 6, 1, 4), choice)(x)
+    assert torch.equal(out[:, :3], x[:, ::2])
+    assert (out[:, 3:] >= 0).all()  # a ReLU ends the branch that is computed
+    assert layer(Layer(6, 10, 2, 4), choice)(x).shape == (2, 10, 2, 2)
 
 
 def test_the_sizes_of_the_spaces():

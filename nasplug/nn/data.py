@@ -151,13 +151,15 @@ class Images:
         return self.normalise(tree_map(lambda x: x[None], rows_of(self.train[0], 0)))
 
     def check(self, model: nn.Module) -> None:
-        """NasplugError that says why a network, on the CPU, cannot learn the task of these."""
+        """NasplugError that says why a network, on the CPU, cannot learn the task of these, which
+        may lie on a GPU."""
         n = min(CHECKED, count_of(self.train[1]))
         rows = torch.arange(n)
         if isinstance(labels := self.train[1], Tensor) and labels.ndim == 1:
             rows[-1] = labels.argmax()  # the largest class is there
-        inputs = self.normalise(next(read(self.train[0], [rows])))
-        self.task.check(model, inputs, rows_of(self.train[1], rows), self.num_classes)
+        inputs = to(self.normalise(next(read(self.train[0], [rows]))), "cpu")
+        labels = to(rows_of(self.train[1], rows), "cpu")
+        self.task.to("cpu").check(model, inputs, labels, self.num_classes)
 
     def as_given(self) -> Images:
         """The same, not normalised."""

@@ -106,12 +106,15 @@ def peak_memory(model: nn.Module, x: Any) -> int:
     """
     device = device_of(model)
     x = to(x, device)
+    own = [*model.parameters(), *model.buffers(), x]
     with inferring(model):
         if device.type == "cuda":
+            before = torch.cuda.memory_allocated(device)
             torch.cuda.reset_peak_memory_stats(device)
             call(model, x)
-            return torch.cuda.max_memory_allocated(device)
-        with Living([*model.parameters(), *model.buffers(), x]) as living:
+            more = torch.cuda.max_memory_allocated(device) - before
+            return more + sum(leaf.nbytes for leaf in tree_leaves(own))
+        with Living(own) as living:
             call(model, x)
     return living.peak
 

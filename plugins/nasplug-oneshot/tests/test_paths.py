@@ -343,7 +343,7 @@ def test_paths_and_children_stay_in_any_region(on, make):
     """Such as the set of archs that a search space was shrunk to."""
     region = make(nasplug.problem(on, evaluator="train").space)
     options = {"epochs": 1, "batch": 512, "population": 2, "parents": 2}
-    run = search("spos", budget=4, on=on, within=region, **options)
+    run = search("spos", budget=2, on=on, within=region, **options)
     method, reached = run.method, np.zeros(run.method.mask.shape, bool)
     for step in range(20):
         method.step = step
@@ -361,7 +361,7 @@ def test_paths_and_children_stay_in_any_region(on, make):
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("spos", {"sampling": "fair"}, "not all in a set of 8 archs of manual-irb: take sampling="),
+        ("spos", {"sampling": "fair"}, "not all in a set of 8 archs of manual-irb: take uniform"),
         ("spos", {"target_madds": 1000}, "target_madds=1000 is below the smallest network"),
         (
             "spos",
