@@ -379,8 +379,12 @@ ENTRIES = {
 
 def page() -> str:
     """All entries, in Markdown."""
-    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    kept = measured()
     return "\n".join([HEAD, *(section(name, kept.get(name)) for name in ENTRIES)])
+
+
+def measured() -> dict[str, Any]:
+    return json.loads(KEPT.read_text()) if KEPT.exists() else {}
 
 
 def section(name: str, kept: Mapping[str, Any] | None) -> str:
@@ -419,12 +423,13 @@ def main() -> None:
             print(f"{name:18} {entry.title}\n{'':18} {entry.made_by}")
         return
     for name in given.entries:
-        entry, kept = ENTRIES[name], json.loads(KEPT.read_text()) if KEPT.exists() else {}
+        entry = ENTRIES[name]
+        seeds = given.seeds or entry.seeds
+        rows = entry.rows(seeds)
         if not entry.kept_by:
-            seeds = given.seeds or entry.seeds
-            kept[name] = {"seeds": seeds, "rows": entry.rows(seeds)}
+            kept = {**measured(), name: {"seeds": seeds, "rows": rows}}
             KEPT.write_text(json.dumps(kept, indent=1) + "\n")
-        print(section(name, kept.get(name)))
+        print(section(name, measured().get(name)))
     PAGE.write_text(page())
 
 
