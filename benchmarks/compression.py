@@ -50,6 +50,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "budget": 40, "epochs": 6, "lr": TUNED_LR, "batch": BATCH, "population": 10, "parents": 5,
     },
     "dsm": {"budget": 12, "evaluator": SHORT},
+    "dsm, nearly uniform": {"budget": 12, "evaluator": SHORT},  # begins with `nearly_uniform`
     "random": {"budget": 12, "evaluator": SHORT},
 }  # fmt: skip
 
@@ -114,6 +115,25 @@ def pruned(model: nn.Module, everywhere: bool) -> nn.Module:
     return best
 
 
+def nearly_uniform(space: Any, n: int, seed: int) -> Any:
+    """n archs within the limits: all widths at 75 %, and then some, drawn at random, at 50 %."""
+    rng, limit, found = (
+        np.random.default_rng(seed),
+        SHARE * space.flops(space.original[None])[0],
+        [],
+    )
+    options = [list(map(str, choices)) for choices in space.decisions.values()]
+    while len(found) < n:
+        arch = space.original.copy()
+        widths = [i for i, choices in enumerate(options) if "75" in choices]
+        arch[widths] = [options[i].index("75") for i in widths]
+        for i in rng.permutation(widths):
+            if space.flops(arch[None])[0] > limit:
+                arch[i] = options[i].index("50")
+        found.append(arch)
+    return np.array(found)
+
+
 def halved(model: nn.Module, images: nnas.Images, seed: int) -> dict[str, tuple[nn.Module, float]]:
     """{way: (the network with inherited weights, seconds of the search)}."""
     found = {}
@@ -124,9 +144,10 @@ def halved(model: nn.Module, images: nnas.Images, seed: int) -> dict[str, tuple[
     images = replace(images, test=images.val)  # no search sees the others
     for name, options in METHODS.items():
         start = time.perf_counter()
+        begin = {"init": nearly_uniform(space, 4, seed)} if "uniform" in name else {}
         result = nasplug.search(
-            name, space=space, data=images, constraints=LIMITS, seed=seed,
-            tracking=False, progress=False, **options,
+            name.split(",")[0], space=space, data=images, constraints=LIMITS, seed=seed,
+            tracking=False, progress=False, **begin, **options,
         )  # fmt: skip
         print(name, result.best, result.best.value, flush=True)
         found[name] = space.build(result.best.arch), time.perf_counter() - start

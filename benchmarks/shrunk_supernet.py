@@ -350,7 +350,8 @@ def main() -> None:
 
         def done(tasks: list[tuple[Any, ...]]) -> None:
             for future in [pool.submit(run, options, *given) for run, *given in tasks]:
-                print(f"{time.time() - start:4.0f} s: {future.result()}", file=sys.stderr)
+                said = future.result()
+                print(f"{time.time() - start:4.0f} s: {said}", file=sys.stderr, flush=True)
 
         until = start + LABELS * seconds
         done([(alone, "whole", until), *((supernet, "whole", seed) for seed in seeds)])

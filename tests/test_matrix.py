@@ -29,7 +29,10 @@ METHODS = {
 }
 CONVOLVED = ["none", "skip_connect", "nor_conv_3x3", "nor_conv_1x1"]
 SEPARABLE = ["skip_connect", "sep_conv_3x3", "dil_conv_3x3"]
-SPACES = ("nb201:C=2,N=1", "darts:C=2,layers=3", "macro:C=2", "manual-irb:C=2,layers=4", "learned")
+SPACES = (
+    "nb201:C=2,N=1", "darts:C=2,layers=3", "macro:C=2", "manual-irb:C=2,layers=4",
+    "shufflenetv2:C=2,layers=4", "learned",
+)  # fmt: skip
 CELLS = SPACES[:2]
 EXPANDS = "mode=expand starts from"  # operations of cells, which layers do not have
 

@@ -93,7 +93,7 @@ class Oneshot(Method):
         """(D, O): by which choices are selected."""
         raise NotImplementedError
 
-    def mask_of(self, region: Region) -> Bools:
+    def choices_of(self, region: Region) -> Bools:
         """(D, O): the choices that archs of a region have; NasplugError if the method cannot stay
         in it, as one that decides on each decision by itself can only in a mask."""
         return self.net.allowed(region)
@@ -161,7 +161,7 @@ class Oneshot(Method):
             )
         self.net: Supernet = self.make_supernet(search)
         self.handed: Region = search.region.unlimited  # what `evaluate` was handed last
-        self.mask: Bools = self.mask_of(self.handed)
+        self.mask: Bools = self.choices_of(self.handed)
         several = self.mask & (self.mask.sum(1, keepdims=True) > 1)
         if self.mixes and (unmixable := (several & ~self.net.mixable).any(1)).any():
             raise NasplugError(
@@ -236,7 +236,7 @@ class Oneshot(Method):
     def evaluate(self, search: Search, candidates: Trials | Region) -> Trials | None:
         if isinstance(candidates, Trials):
             return None
-        self.handed, self.mask = candidates, self.mask_of(candidates)
+        self.handed, self.mask = candidates, self.choices_of(candidates)
         left = self.per_epoch - self.step % self.per_epoch
         with fixed_threads(self.threads), self._memory_explained():
             for _ in range(min(left, self.round_steps())):

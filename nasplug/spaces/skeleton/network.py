@@ -31,11 +31,8 @@ class Network(nn.Sequential):
         ]
         stem: nn.Module = ConvBNReLU(skeleton.channels, skeleton.stem, 3, skeleton.stem_stride)
         if skeleton.separable:
-            separable = (
-                ConvBNReLU(skeleton.stem, skeleton.stem, 3, depthwise=True),
-                project(skeleton.stem, skeleton.separable),
-            )
-            stem = nn.Sequential(stem, *separable)
+            depthwise = ConvBNReLU(skeleton.stem, skeleton.stem, 3, depthwise=True)
+            stem = nn.Sequential(stem, depthwise, project(skeleton.stem, skeleton.separable))
         super().__init__(
             stem,
             nn.Sequential(*(nn.Identity() if body is None else body for body in chain)),

@@ -358,6 +358,25 @@ def test_paths_and_children_stay_in_any_region(on, make):
     assert region.contains(run.trials.archs).all()
 
 
+def test_one_shot_inside_of_what_lissnas_has_shrunk(tmp_path):
+    """By the run directory, as ``--within`` has it."""
+    pytest.importorskip("nasplug_lissnas")
+    pytest.importorskip("sklearn")
+    on, run = "shufflenetv2:C=4/digits", tmp_path / "shrunk"
+    space = nasplug.problem(on, evaluator="train").space
+    shrunk = nasplug.search(
+        "lissnas", space=space, evaluate=lambda arch: float(space.flops(space.arch(arch)[None])[0]),
+        budget=20, size=40, predictor="forest", out=run, tracking=False,
+    ).subspace  # fmt: skip
+    options = {"epochs": 1, "batch": 512, "population": 4, "parents": 2, "tracking": False}
+    result = nasplug.search("spos", on, within=run, budget=4, **options)
+    assert shrunk.size == 40
+    assert shrunk.contains(result.search.trials.archs).all()
+    np.testing.assert_array_equal(
+        result.search.method.net.layers.choices[0].ravel(), np.unique(shrunk.archs[:, 0])
+    )
+
+
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [

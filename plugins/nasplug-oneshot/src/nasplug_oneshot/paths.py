@@ -35,10 +35,10 @@ class SinglePaths(Oneshot):
         self.logits = self.parameter(*self.mask.shape, spread=0.0)  # uniform, and stay so
         return [self.logits]
 
-    def mask_of(self, region: Region) -> Bools:
+    def choices_of(self, region: Region) -> Bools:
         """Any region will do where paths are archs of it; fair ones need a product of choices."""
         if not isinstance(region, ArchSet | Ball):
-            return super().mask_of(region)
+            return super().choices_of(region)
         if self.fair:
             raise NasplugError(
                 "fair paths train each choice of a decision once per step, and paths of such "
