@@ -401,7 +401,8 @@ def section(name: str, kept: Mapping[str, Any] | None) -> str:
     body = [[*map(cell, row.values()), printed.pop(row[""], "")] for row in rows]
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *body)]
     table = re.sub(" +", " ", "\n".join(lines))
-    return f"## {entry.title}\n\n{entry.size}{seeds}: `{entry.made_by}`\n\n{table}\n"
+    size = entry.size[0].upper() + entry.size[1:]
+    return f"## {entry.title}\n\n{size}{seeds}: `{entry.made_by}`\n\n{table}\n"
 
 
 def cell(value: Any) -> str:
