@@ -88,11 +88,11 @@ def ablated(method: str, *names: str) -> dict[str, Any]:
     return {name: declared[name] for name in (whole, *names)}
 
 
-def searched(method: str, on: str, budget: int, seed: int, **given: Any) -> nasplug.Selection:
-    within = given.pop("within", None)
-    made = registry().get("method", method)(**given)
+def drawn(on: str, budget: int, seed: int, within: Any = None) -> nasplug.Selection:
+    """What random search finds."""
+    method = registry().get("method", "random")()
     return nasplug.Search(
-        nasplug.problem(on), made, method, budget=budget, seed=seed, within=within
+        nasplug.problem(on), method, budget=budget, seed=seed, within=within
     ).run()
 
 
@@ -101,7 +101,7 @@ def dsm_updates(seeds: int) -> Rows:
     rows = [{**row, "all of them": None} for row in compared(methods, NB201, QUERIES, seeds)]
     for on in NB201:
         archs = nasplug.problem(on).score(nasplug.problem(on).space.all()).reports
-        whole = next(r for r in rows if r["problem"] == on and r[""].startswith("random, whole"))
+        (whole,) = (row for row in rows if (row["problem"], row[""]) == (on, "random, whole space"))
         whole["all of them"] = [archs.mean(), archs.std()]
         rows.append(mined(on, seeds))
     return rows
@@ -118,7 +118,7 @@ def mined(on: str, seeds: int) -> Row:
     for seed, center in enumerate(centers):
         ball = nasplug.Ball(problem.space, problem.space.from_str(center), 4)
         inside.append(reports[ball.contains(archs)])
-        found = searched("random", on, QUERIES, seed, within=ball).best
+        found = drawn(on, QUERIES, seed, ball).best
         best.append((found.report_value, found.value))
     report, reward = np.transpose(best)
     return {
@@ -146,7 +146,7 @@ def top_shares(seeds: int) -> Rows:
         rows.append({"": "the full space", "problem": on, "mean": whole.mean(), "max": whole.max()})
         found: dict[int, list[tuple[float, float]]] = {share: [] for share in SHARES}
         for seed in range(seeds):
-            trials = searched("random", on, LABELS, seed).search.trials
+            trials = drawn(on, LABELS, seed).search.trials
             reports = trials.reports[np.argsort(-trials.scores, kind="stable")]
             for share in SHARES:
                 top = reports[: LABELS * share // 100]
@@ -379,8 +379,12 @@ ENTRIES = {
 
 def page() -> str:
     """All entries, in Markdown."""
-    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    kept = measured()
     return "\n".join([HEAD, *(section(name, kept.get(name)) for name in ENTRIES)])
+
+
+def measured() -> dict[str, Any]:
+    return json.loads(KEPT.read_text()) if KEPT.exists() else {}
 
 
 def section(name: str, kept: Mapping[str, Any] | None) -> str:
@@ -397,7 +401,8 @@ def section(name: str, kept: Mapping[str, Any] | None) -> str:
     body = [[*map(cell, row.values()), printed.pop(row[""], "")] for row in rows]
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *body)]
     table = re.sub(" +", " ", "\n".join(lines))
-    return f"## {entry.title}\n\n{entry.size}{seeds}: `{entry.made_by}`\n\n{table}\n"
+    size = entry.size[0].upper() + entry.size[1:]
+    return f"## {entry.title}\n\n{size}{seeds}: `{entry.made_by}`\n\n{table}\n"
 
 
 def cell(value: Any) -> str:
@@ -405,7 +410,7 @@ def cell(value: Any) -> str:
         return value or ""
     if isinstance(value, list | tuple):
         return "±".join(f"{x:.2f}" for x in value)
-    return f"{value:.2g}" if abs(value) < 1 else f"{value:.4g}"
+    return f"{value:.2g}" if abs(value) < 1 else f"{value:.2f}"
 
 
 def main() -> None:
@@ -419,12 +424,13 @@ def main() -> None:
             print(f"{name:18} {entry.title}\n{'':18} {entry.made_by}")
         return
     for name in given.entries:
-        entry, kept = ENTRIES[name], json.loads(KEPT.read_text()) if KEPT.exists() else {}
+        entry = ENTRIES[name]
+        seeds = given.seeds or entry.seeds
+        rows = entry.rows(seeds)
         if not entry.kept_by:
-            seeds = given.seeds or entry.seeds
-            kept[name] = {"seeds": seeds, "rows": entry.rows(seeds)}
+            kept = {**measured(), name: {"seeds": seeds, "rows": rows}}
             KEPT.write_text(json.dumps(kept, indent=1) + "\n")
-        print(section(name, kept.get(name)))
+        print(section(name, measured().get(name)))
     PAGE.write_text(page())
 
 

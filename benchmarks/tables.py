@@ -24,6 +24,7 @@ MARK = re.compile(r"(<!-- table (\w+) -->\n\n).*?(\n<!-- end -->)", re.DOTALL)
 Rows = Iterator[Sequence[str]]
 
 DATA = ("cifar10", "cifar100")
+BASELINES = ("random", "regularized-evolution", "local-search")
 SHRINKERS = {  # of shrinkage_nb201.json, in the order of the table
     "lissnas": "**lissnas**", "lissnas (rounds=6, 6 draws)": "six rounds, 60 neighbors",
     "shrink-top": "plain top-N (control)", "shrink-random": "random shrink",
@@ -51,6 +52,129 @@ def nb201_baselines() -> Rows:
     ):
         ours = ["{:.2f}±{:.2f}".format(*found[data][method]["report"]) for data in DATA]
         yield f"`{method}`", ours[0], reference[0], ours[1], reference[1]
+
+
+def nb201_methods() -> Rows:
+    """The root README's: what is reported of the arch with the best reward, 200 queries."""
+    dsm, baselines, peers = kept("nb201_dsm"), kept("nb201_baselines"), kept("optuna_samplers")
+    yield "method", "distribution", "CIFAR-10: paper", "ours", "CIFAR-100: paper", "ours"
+    for words, source, label, home, *paper in (
+        ("`dsm` (DSM-NAS), as in the paper", dsm, "dsm-paper", "`nasplug-dsm`", "94.23±0.22",
+         "72.76±0.80"),
+        ("`dsm`, with the settings of the authors' code", dsm, "dsm-authors", "", "", ""),
+        ("`dsm`, as shipped", dsm, "dsm", "", "", ""),
+        ("`dsm` with `init` (DSM-NAS+)", dsm, "dsm+", "", "", "73.12±0.61"),
+        ("`random`", baselines, "random", "`nasplug-baselines`", "93.88±0.27", "71.54±1.04"),
+        ("`regularized-evolution`", baselines, "regularized-evolution", "", "", ""),
+        ("`local-search`", baselines, "local-search", "", "", ""),
+        ("`reinforce`", baselines, "reinforce", "", "93.85±0.37", "71.71±1.09"),
+        ("`bananas`", baselines, "bananas", "", "", ""),
+    ):  # fmt: skip
+        found = [source[data][label] for data in DATA]
+        ours = [_reported(one) for one in found]
+        yield f"{words}, {_seeds(found)}", home, paper[0], ours[0], paper[1], ours[1]
+    tpe = [one for one in peers if one["method"] == "optuna-tpe"]
+    ours = ["{:.2f}±{:.2f}".format(float(one["mean"]), float(one["std"])) for one in tpe]
+    words = f"`optuna-tpe`, {tpe[0]['seeds']} seeds"
+    yield words, "`nasplug-optuna`", "", ours[0], "", ours[1]
+    best = [", ".join(f"{x:.2f}" for x in dsm[data]["ideal"]["reports"]) for data in DATA]
+    yield "*the archs with the best reward*", "", "", f"*{best[0]}*", "", f"*{best[1]}*"
+
+
+def nb201_dsm() -> Rows:
+    """DSM-NAS's: with the best rewards."""
+    found, baselines = kept("nb201_dsm"), kept("nb201_baselines")
+    yield "", "CIFAR-10 test", "best reward", "CIFAR-100 test", "best reward"
+    yield "paper: DSM-NAS", "94.23±0.22", "", "72.76±0.80", ""
+    for words, source, label in (
+        ("`dsm`, exactly as in the paper", found, "dsm-paper"),
+        ("`dsm`, with the settings of the authors' code", found, "dsm-authors"),
+        ("`dsm`, as shipped", found, "dsm"),
+        ("paper: DSM-NAS+ from CIFAR-10", None, ""),
+        ("`dsm` with `init` from the other data set", found, "dsm+"),
+        *((f"`{name}`", baselines, name) for name in BASELINES),
+    ):
+        if source is None:
+            yield words, "", "", "73.12±0.61", ""
+            continue
+        rows = [source[data][label] for data in DATA]
+        cells = [_reported(row, name) for row in rows for name in ("report", "reward")]
+        yield f"{words}, {_seeds(rows)}", *cells
+    ideal = [found[data]["ideal"] for data in DATA]
+    cells = [", ".join(f"{x:.2f}" for x in one["reports"]) for one in ideal]
+    yield (
+        "the archs with the best reward", cells[0], f"{ideal[0]['reward']:.2f}", cells[1],
+        f"{ideal[1]['reward']:.2f}",
+    )  # fmt: skip
+
+
+def _seeds(rows: Sequence[dict[str, Any]]) -> str:
+    """As many as there are on each data set."""
+    return f"{' and '.join(dict.fromkeys(str(row['seeds']) for row in rows))} seeds"
+
+
+def _reported(row: dict[str, Any], name: str = "report") -> str:
+    return "{:.2f}±{:.2f}".format(*row[name])
+
+
+def optuna_samplers() -> Rows:
+    """Optuna's: p against the first, by Wilcoxon's test with Holm's correction."""
+    found = {(one["problem"], one["method"]): one for one in kept("optuna_samplers")}
+    yield "", "CIFAR-10", "p", "CIFAR-100", "p"
+    for method in ("optuna-tpe", "dsm", "optuna-cmaes", "optuna-nsga2", "optuna-random"):
+        cells = [f"`{method}`"]
+        for data in DATA:
+            one = found[f"nb201/{data}", method]
+            p = f"{float(one['p_best']):.2g}" if one["p_best"] else ""
+            cells += [f"{float(one['mean']):.2f}±{float(one['std']):.2f}", p]
+        yield cells
+
+
+def ostr_criteria() -> Rows:
+    """OStr-DARTS's: the cells selected last, and the rank correlation of each criterion."""
+    found = kept("nb201_oneshot_gpu")
+    yield "criterion", "CIFAR-10", "CIFAR-100", "Spearman", "the paper"
+    for name, paper in (
+        ("strength", "94.36 / 73.51"), ("strength*", "94.02 / 73.09"), ("naive", "93.86 / 71.88"),
+        ("magnitude", "54.30 / 15.61"),
+    ):  # fmt: skip
+        one = found[name]
+        last = ", ".join(f"{run[-1]:.2f}" for run in one["cifar10"])
+        other = ", ".join(f"{x:.2f}" for x in one["cifar100"])
+        yield name, last, other, f"{one['spearman'][0]:.2f}", paper
+
+
+def oneshot() -> Rows:
+    """The root README's, of methods that train one supernet of NB201 cells."""
+    ostr, ddsas = kept("nb201_oneshot_gpu"), kept("nb201_oneshot")["ddsas"]
+    yield "method", "paper", "ours"
+    strength = ostr["strength"]
+    last = [run[-1] for run in strength["cifar10"]]
+    ours = f"{_population(last)} / {_population(strength['cifar100'])}"
+    yield "`ostr-darts` (strength)", "94.36 / 73.51", ours
+    epochs = [x for run in ostr["magnitude"]["cifar10"] for x in run]
+    ends = " and ".join(f"{run[-1]:.2f}" for run in ostr["magnitude"]["cifar10"])
+    times = f"{epochs.count(54.3)} of {len(epochs)} epochs"
+    yield (
+        "its supernet, by magnitude (DARTS)", "54.30 / 15.61", f"54.30 in {times}, last {ends}"
+    )  # fmt: skip
+    last = [curve[-1] for curve in ddsas["cifar10"]]
+    ours = f"{_population(last)} / {_population(ddsas['cifar100'])}"
+    yield "`ddsas`", "93.73±0.32 / 71.53±1.02", ours
+
+
+def autospace() -> Rows:
+    """The root README's: networks of equal MAdds from three spaces, trained alike."""
+    found = kept("autospace")
+    yield "networks of", "MAdds", "test accuracy", "the paper, on ImageNet"
+    for words, space, paper in (
+        ("the learned space", "learned", "75.3"), ("the hand-made space", "manual", "74.1"),
+        ("cells as they come, unselected", "unselected", ""),
+    ):  # fmt: skip
+        madds, _, test = found[f"sample/{space}"]
+        yield words, f"{madds / 1e6:.3f}M", f"{test:.2f}", paper
+    gain, (low, high) = found["sample/learned - manual"]
+    yield "*learned - hand-made*", "", f"*{gain:.2f} ({low:.2f} to {high:.2f})*", "*1.2*"
 
 
 def shrunk_350() -> Rows:
@@ -149,7 +273,8 @@ def warm_starts() -> Rows:
 TABLES: dict[str, Callable[[], Rows]] = {
     table.__name__: table
     for table in (
-        nb201_baselines, shrunk_350, shrunk_700, ddsas_steps, ddsas_nb201, paths, warm_starts
+        nb201_methods, nb201_dsm, optuna_samplers, ostr_criteria, oneshot, autospace,
+        nb201_baselines, shrunk_350, shrunk_700, ddsas_steps, ddsas_nb201, paths, warm_starts,
     )
 }  # fmt: skip
 

@@ -73,6 +73,15 @@ def test_tables_are_those_of_the_kept_results():
     assert sorted(marked) == sorted(made["TABLES"])
 
 
+def test_the_papers_page_is_of_the_kept_results():
+    """`python benchmarks/papers.py` writes it anew."""
+    made = runpy.run_path(str(ROOT / "benchmarks" / "papers.py"))
+    page = (ROOT / "benchmarks" / "results" / "papers.md").read_text()
+    assert made["page"]() == page
+    for entry in made["ENTRIES"].values():
+        assert f"## {entry.title}\n" in page
+
+
 def test_the_page_of_reports(tmp_path, monkeypatch):
     """As it stands; its commands in this process, which has imported all that they need."""
     pytest.importorskip("plotly")
