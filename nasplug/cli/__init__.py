@@ -32,7 +32,7 @@ COMMANDS = {
     "run": ("search:run", "Search with METHOD for a good architecture."),
     "train-supernet": (
         "search:train_supernet",
-        "Train a supernet, for others to score archs by.",
+        "Train a supernet and search nothing: others score archs by it.",
     ),
     "tune": ("tune:tune", "Find good hyperparameters of METHOD: an Optuna study of searches."),
     "compare": ("compare:compare", "Compare METHODs at equal budgets, seed by seed."),
