@@ -66,10 +66,12 @@ class SupernetEvaluator(FunctionEvaluator):
         net = initialise(lambda: self.space.supernet(self.region), seed)
         try:
             load_weights(net, file)
-        except NasplugError as error:
+        except NasplugError:
+            if run.space.name == self.space.name:
+                raise
             raise NasplugError(
                 f"{run_dir} trained a supernet of {run.space.name}, and networks of "
-                f"{self.space.name} are of another size: {error}"
+                f"{self.space.name} are of another size: search on {run.space.name}/..."
             ) from None
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.images = self.images.to(device)
