@@ -108,6 +108,11 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(not shutil.which("uv"), reason="needs uv")
+@pytest.mark.parametrize(
+    "made",
+    ["method", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("space", "evaluator"))],
+    indirect=True,
+)
 def test_it_installs_in_an_environment_of_its_own(
     made: tuple[str, Path], wheels: Path, tmp_path: Path
 ) -> None:
