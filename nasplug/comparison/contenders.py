@@ -72,7 +72,7 @@ class Contender:
 def contenders(given: Iterable[str] | Mapping[str, str | Contender]) -> list[Contender]:
     """Methods as `compare` takes them: a list of texts, or {name: text}."""
     if isinstance(given, str) or not isinstance(given, Iterable):
-        raise NasplugError(f"methods are a list such as ['dsm', 'random'], got {given!r}")
+        raise NasplugError(f"methods are a list such as ['NAME', 'OTHER'], got {given!r}")
     pairs = given.items() if isinstance(given, Mapping) else (("", text) for text in given)
     found = [
         replace(one, name=name) if isinstance(one, Contender) else Contender.parse(one, name)

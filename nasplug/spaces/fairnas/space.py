@@ -6,8 +6,8 @@ Search", ICCV 2021.
 
 from __future__ import annotations
 
-from nasplug.spaces.cost import Cost, inverted_residual
-from nasplug.spaces.manual_irb.space import VARIANTS
+from nasplug.spaces.cost import Cost
+from nasplug.spaces.manual_irb.space import BLOCKS, VARIANTS
 from nasplug.spaces.skeleton.space import SKELETONS, BlockSpace, Layer, Skeleton
 
 STAGES = ((32, 2, 2), (40, 4, 2), (80, 4, 2), (96, 4, 1), (192, 4, 2), (320, 1, 1))
@@ -27,10 +27,7 @@ class FairNAS(BlockSpace):
     base = "fairnas"
     layer_network = "nasplug.spaces.fairnas.network"
     skeletons = {**SKELETONS, "": PUBLISHED}  # noqa: RUF012 - of the class, and never changed
-    blocks = tuple(f"k{kernel}e{expansion}" for kernel, expansion in VARIANTS)  # authors' order
+    blocks = BLOCKS[1:]  # a layer is always there; in the authors' order
 
     def block_cost(self, shape: Layer, block: int) -> Cost:
-        kernel, expansion = VARIANTS[block]
-        return inverted_residual(
-            shape.c_in, shape.c_out, kernel, expansion, shape.stride, shape.side
-        )
+        return shape.inverted_residual(*VARIANTS[block])

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from nasplug.errors import NasplugError
 from nasplug.kernel.space import Archs
-from nasplug.spaces.cost import Cost, conv, inverted_residual
+from nasplug.spaces.cost import Cost, conv
 from nasplug.spaces.skeleton.space import BlockSpace, Layer, Skeleton
 
 OPS = ("identity", "MB3_K3", "MB6_K5")
@@ -58,9 +58,7 @@ class Macro(BlockSpace):
 
     def block_cost(self, shape: Layer, block: int) -> Cost:
         if block:
-            return inverted_residual(
-                shape.c_in, shape.c_out, KERNEL[block], EXPANSION[block], shape.stride, shape.side
-            )
+            return shape.inverted_residual(KERNEL[block], EXPANSION[block])
         return np.zeros(2, np.int64) if shape.same else conv(shape.c_in, shape.c_out, 1, shape.out)
 
     def layer_str(self, choice: npt.ArrayLike) -> str:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from nasplug.kernel.space import Archs
 from nasplug.kernel.subspace import Layered
-from nasplug.spaces.cost import Cost, inverted_residual
+from nasplug.spaces.cost import Cost
 from nasplug.spaces.skeleton.space import BlockSpace, Layer
 
 if TYPE_CHECKING:
@@ -44,10 +44,7 @@ class ManualIRB(BlockSpace):
     def block_cost(self, shape: Layer, block: int) -> Cost:
         if not block:
             return np.zeros(2, np.int64)
-        kernel, expansion = VARIANTS[block - 1]
-        return inverted_residual(
-            shape.c_in, shape.c_out, kernel, expansion, shape.stride, shape.side
-        )
+        return shape.inverted_residual(*VARIANTS[block - 1])
 
     def layered(self) -> Layered:
         return Layered(

@@ -12,9 +12,16 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from nasplug.errors import NasplugError
 from nasplug.kernel.space import Archs, Seed
-from nasplug.spaces.chain import Chain
-from nasplug.spaces.cost import Cost, conv, inverted_residual, linear, round_channels
+from nasplug.spaces.cost import (
+    Additive,
+    Cost,
+    conv,
+    inverted_residual,
+    linear,
+    round_channels,
+)
 from nasplug.spaces.sized import Sized
 from nasplug.spaces.skeleton.space import Layer, fitting
 
@@ -27,7 +34,7 @@ OPTIONS = tuple((k, e) for e in EXPANSIONS for k in KERNELS)
 BLOCKS = (ABSENT, *(f"k{k}e{e}" for k, e in OPTIONS))
 
 
-class MobileNet(Sized, Chain):
+class MobileNet(Sized, Additive):
     """(9^2 + 9^3 + 9^4)^5 = 2.2e19 networks in 20 decisions.
 
     Choice 0 is a layer that is not there: the third, or the third and the fourth of a unit
@@ -91,6 +98,21 @@ class MobileNet(Sized, Chain):
         blocks = rng.integers(1, len(BLOCKS), (n, len(self.UNITS), LAYERS), self.dtype)
         return (blocks * (np.arange(LAYERS) < depths)).reshape(n, self.d)
 
+    def to_str(self, arch: npt.ArrayLike) -> str:
+        """One arch -> its blocks from input to output, joined by '-'."""
+        return "-".join(self.to_dict(arch).values())
+
+    def from_str(self, text: str) -> Archs:
+        """The blocks joined by '-' -> one arch (d,)."""
+        blocks = [block.strip() for block in text.split("-")]
+        if len(blocks) != self.d:
+            example = self.to_str(np.ones(self.d, dtype=int))
+            raise NasplugError(
+                f"an arch of {self.name} is {self.d} blocks joined by '-', got {len(blocks)}: "
+                f"{text!r}; an example is {example}"
+            )
+        return self.from_dict(dict(zip(self.names, blocks, strict=True)))
+
     # ---- the networks
 
     def channels(self, channels: int) -> int:
@@ -126,8 +148,6 @@ class MobileNet(Sized, Chain):
         table = np.zeros((self.d, len(BLOCKS), 2), np.int64)
         for i, x in enumerate(self.layers):
             se = self.UNITS[i // LAYERS][2]
-            for k, (kernel, expansion) in enumerate(OPTIONS, start=1):
-                table[i, k] = inverted_residual(
-                    x.c_in, x.c_out, kernel, expansion, x.stride, x.side, se
-                )
+            for k, option in enumerate(OPTIONS, start=1):
+                table[i, k] = x.inverted_residual(*option, se)
         return table

@@ -52,6 +52,12 @@ class Layer:
         """Pixels on a side of its output."""
         return -(-self.side // self.stride)
 
+    def inverted_residual(self, kernel: int, expansion: int, se: bool = False) -> Cost:
+        """(2,): what an inverted residual costs as this layer."""
+        return inverted_residual(
+            self.c_in, self.c_out, kernel, expansion, self.stride, self.side, se
+        )
+
     def divided(self, parts: int) -> Layer:
         """The same layer for one of so many parts of the channels."""
         return replace(self, c_in=self.c_in // parts, c_out=self.c_out // parts)
