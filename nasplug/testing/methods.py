@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import tempfile
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -414,21 +415,33 @@ def learns_in_any_order(bench: Bench) -> None:
     bench.needs_a_table()
     if not getattr(bench.fresh(), "asynchronous", False):
         raise NotApplicable("it learns from whole rounds (asynchronous = False)")
-    with _workers() as workers:
+    with _workers(rest=0.005) as workers:  # else all of a round may end before any is looked at
         found = bench.by_the_door(workers=workers, asynchronous=True)
     _went_on(found, bench.budget)
     _inside(found, found.search.space)
 
 
-def _workers() -> ThreadPoolExecutor:
-    """One thread that takes several calls at a time."""
+class _Thread(ThreadPoolExecutor):
+    """One thread that takes several calls at a time and rests after each."""
+
+    max_workers = AT_ONCE  # what `nasplug.search` asks
+
+    def __init__(self, rest: float):
+        super().__init__(1)
+        self.rest = rest  # seconds
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = super().submit(fn, *args, **kwargs)
+        super().submit(time.sleep, self.rest)
+        return future
+
+
+def _workers(rest: float = 0.0) -> _Thread:
     try:
         import cloudpickle  # noqa: F401
     except ImportError:
         raise NotApplicable("workers need cloudpickle: pip install 'nasplug[parallel]'") from None
-    workers = ThreadPoolExecutor(1)
-    workers.max_workers = AT_ONCE  # type: ignore[attr-defined]  # what `nasplug.search` asks
-    return workers
+    return _Thread(rest)
 
 
 # ---- hyperparameters
