@@ -228,6 +228,7 @@ def japanese_vowels(seed: int = 0) -> Images:
 # By the seed of the split; nothing is downloaded.
 AT_HAND = {"digits": digits, "darcy": darcy, "japanese-vowels": japanese_vowels}
 TASKS = {"darcy": Task(relative_l2, METRICS["relative_l2"])}  # that are no classification
+TOGETHER = 500  # images that a thread decodes at a time
 
 
 def task_of(name: str) -> Task:
@@ -266,11 +267,13 @@ def _read(path: Path) -> tuple[Tensor, Tensor]:
     except ImportError as error:
         raise NasplugError(f"CIFAR-10 needs {error.name}: pip install pillow pyarrow") from None
 
-    def decode(jpeg: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-        return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+    def decode(some: list[bytes]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        return np.stack([np.asarray(Image.open(io.BytesIO(one)).convert("RGB")) for one in some])
 
     table = parquet.read_table(path, columns=["image", "label"])
+    jpegs = table["image"].to_pylist()
+    parts = [jpegs[i : i + TOGETHER] for i in range(0, len(jpegs), TOGETHER)]
     with ThreadPoolExecutor() as pool:  # decoding JPEG releases the interpreter lock
-        images = np.stack(list(pool.map(decode, table["image"].to_pylist(), chunksize=256)))
+        images = np.concatenate(list(pool.map(decode, parts)))
     labels = torch.tensor(table["label"].to_pylist())
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels
