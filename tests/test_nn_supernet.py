@@ -378,6 +378,8 @@ def test_binary_gates_keep_two_paths_and_the_gradient_between_them():
 def test_a_space_without_a_supernet_says_so():
     with pytest.raises(NasplugError, match="custom has no supernet"):
         nasplug.Space({"a": [1, 2]}).supernet()
+    with pytest.raises(NasplugError, match="custom has no supernet"):  # nor of missing images
+        nasplug.search("darts", space=nasplug.Space({"a": [1, 2]}), evaluate=len, budget=1)
     with pytest.raises(NasplugError, match="too many to train side by side"):
         nasplug.space("open-cells").supernet()
     with pytest.raises(NasplugError, match="C=6 channels do not divide into 4 parts"):

@@ -150,6 +150,7 @@ class Oneshot(Method):
         # torchrun says which of the machine's GPUs is this process's.
         gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         self.device = gpu if torch.cuda.is_available() else "cpu"
+        self.net: Supernet = self.make_supernet(search)  # says first if the space has none
         self.images: Images = self._images(search).to(self.device)
         metric = self.images.task.metric
         self.maximize, self.reward = metric.maximize, f"supernet_{metric.name}"
@@ -159,7 +160,6 @@ class Oneshot(Method):
                 f"warmup={self.warmup} leaves none of {self.total} epochs to learn the "
                 "architecture in: raise the budget, or lower warmup"
             )
-        self.net: Supernet = self.make_supernet(search)
         self.handed: Region = search.region.unlimited  # what `evaluate` was handed last
         self.mask: Bools = self.choices_of(self.handed)
         several = self.mask & (self.mask.sum(1, keepdims=True) > 1)
