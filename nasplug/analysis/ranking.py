@@ -19,7 +19,7 @@ from nasplug.kernel.subspace import Region
 from nasplug.nn.bilevel import BiLevel, Mixture
 from nasplug.nn.data import Images, Stream
 from nasplug.nn.supernet import Supernet
-from nasplug.nn.training import fixed_threads, initialise, to_device
+from nasplug.nn.training import default_device, fixed_threads, initialise, to_device
 
 BATCH = 64
 SCORED = 1000  # validation images on which an arch is scored
@@ -47,7 +47,7 @@ def one_shot(
     space = region.space
     net = cast(Supernet, initialise(lambda: space.supernet(region), seed))
     shown = partial(track, console=Console(stderr=True), disable=not sys.stderr.isatty())
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     data, net = data.to(device), to_device(net, device)
     rng = np.random.default_rng(seed)
     batches = Stream(data, data.train, BATCH, seed)

@@ -15,6 +15,7 @@ from nasplug.kernel.selection import Selection
 from nasplug.kernel.space import Space
 from nasplug.nn.data import layout, read
 from nasplug.nn.task import CrossEntropy, call, count_of, to
+from nasplug.nn.training import default_device
 
 BATCH = 500
 
@@ -45,7 +46,7 @@ def evaluate(
     inputs, labels = images.test
     task, n = images.task, count_of(labels)
     images.check(network.model)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     module = network.model.to(device)
     with torch.no_grad():
         outputs = [

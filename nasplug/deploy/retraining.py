@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from nasplug.analysis.pictures import draw_picture
@@ -24,7 +23,7 @@ from nasplug.kernel.registry import registry
 from nasplug.kernel.selection import Selection
 from nasplug.kernel.space import Space
 from nasplug.nn.data import Images, layout
-from nasplug.nn.training import initialise, to_device
+from nasplug.nn.training import default_device, initialise, to_device
 from nasplug.nn.weights import save_weights
 from nasplug.run import weights
 from nasplug.run.api import status_kept
@@ -107,10 +106,8 @@ def retrain(
         ends.enter_context(status_kept(folder))
         if tracking:
             registry().get("tracker", "mlflow")(folder.path)
-        network = to_device(
-            initialise(lambda: sized.build(winner.best.arch), about["seed"]),
-            "cuda" if torch.cuda.is_available() else "cpu",
-        )
+        network = initialise(lambda: sized.build(winner.best.arch), about["seed"])
+        network = to_device(network, default_device())
         rows = read_curve(folder.path)
         title = f"{about['recipe']} training of {winner.path.name}"
         show = ends.enter_context(_bar(title, metric, chosen.epochs, progress))

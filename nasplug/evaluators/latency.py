@@ -15,7 +15,7 @@ from nasplug.errors import NasplugError
 from nasplug.kernel.space import Archs, Space
 from nasplug.nn.profile import Profile, device_name, latency, profile, repeated
 from nasplug.nn.task import rows_of
-from nasplug.nn.training import initialise
+from nasplug.nn.training import default_device, initialise
 from nasplug.spaces.latency import Floats, LatencyTable
 
 logger = logging.getLogger("nasplug")
@@ -48,7 +48,7 @@ class Measured:
 
     def _measure(self, arch: Archs) -> float:
         try:
-            model = initialise(lambda: self.space.build(arch), 0).to(device())
+            model = initialise(lambda: self.space.build(arch), 0).to(default_device())
             return latency(model, self.x, self.threads).median
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
@@ -60,16 +60,11 @@ def profile_of(space: Space, arch: str, batches: Sequence[int], threads: int = 1
     """What the network of an arch costs on this machine; multiply-adds as the space has them, for
     its own operations may do more to be faster."""
     example, found = example_of(space), space.arch(arch)
-    model = initialise(lambda: space.build(found), 0).to(device())
+    model = initialise(lambda: space.build(found), 0).to(default_device())
     measured = profile(model, example, batches, threads)
     with suppress(NasplugError):  # a space that does not know
         return measured._replace(flops=int(space.flops(found[None])[0]))
     return measured
-
-
-def device() -> torch.device:
-    """Where networks are measured."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def example_of(space: Space) -> Any:
@@ -120,7 +115,7 @@ def measure_table(
     table = fit(space, archs[held_out:], times[held_out:])
     table.about = {
         "space": space.name, "batch": batch, "threads": threads,
-        "device": device_name(device()), "networks": len(archs) - held_out,
+        "device": device_name(torch.device(default_device())), "networks": len(archs) - held_out,
         "error": error_of(table, archs[:held_out], times[:held_out]),
     }  # fmt: skip
     return table

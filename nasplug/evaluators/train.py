@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import nn
 
 from nasplug.errors import NasplugError, unknown
@@ -22,7 +21,7 @@ from nasplug.nn import datasets
 from nasplug.nn.data import Images
 from nasplug.nn.datasets import Given
 from nasplug.nn.series import folder
-from nasplug.nn.training import initialise, train
+from nasplug.nn.training import default_device, initialise, train
 from nasplug.nn.weights import inherit_weights, save_weights
 from nasplug.spaces.sized import able
 
@@ -194,7 +193,7 @@ class TrainEvaluator(FunctionEvaluator):
             trial.report(value, epoch)
             return trial.should_prune()
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = default_device()
         images = self.images.to(device)  # where batches are made without waiting for the host
         results: list[dict[str, Any]] = []
         models: list[nn.Module] = []

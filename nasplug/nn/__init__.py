@@ -26,6 +26,7 @@ from nasplug.nn.supernet import Floats, Supernet
 from nasplug.nn.task import Task, call, relative_l2
 from nasplug.nn.training import (
     count,
+    default_device,
     fixed_threads,
     initialise,
     recalibrate,
@@ -68,6 +69,7 @@ __all__ = [
     "call",
     "convolution",
     "count",
+    "default_device",
     "draw_edges",
     "draw_epochs",
     "draw_paths",

@@ -7,7 +7,6 @@ them, and scores the choices.
 from __future__ import annotations
 
 import logging
-import os
 import time
 import traceback
 from collections.abc import Iterator
@@ -37,7 +36,7 @@ from nasplug.nn.mixed import Bools
 from nasplug.nn.pictures import draw_epochs
 from nasplug.nn.supernet import Floats, Supernet
 from nasplug.nn.task import count_of, rows_of
-from nasplug.nn.training import fixed_threads, initialise, recalibrate, to_device
+from nasplug.nn.training import default_device, fixed_threads, initialise, recalibrate, to_device
 from nasplug.nn.weights import save_supernet
 
 logger = logging.getLogger("nasplug")
@@ -147,9 +146,7 @@ class Oneshot(Method):
         self.arch: Archs | None = None  # the arch selected last
         self.moved = False  # whether the selection has ever changed
         self.clock = time.perf_counter()
-        # torchrun says which of the machine's GPUs is this process's.
-        gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-        self.device = gpu if torch.cuda.is_available() else "cpu"
+        self.device = default_device()
         self.net: Supernet = self.make_supernet(search)  # says first if the space has none
         self.images: Images = self._images(search).to(self.device)
         metric = self.images.task.metric

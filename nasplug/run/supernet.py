@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from nasplug.errors import NasplugError, unknown
@@ -14,7 +13,15 @@ from nasplug.evaluators.train import TrainEvaluator
 from nasplug.kernel.space import Archs, Space
 from nasplug.kernel.subspace import Region, load
 from nasplug.kernel.trial import Trial
-from nasplug.nn import SUPERNET, Supernet, fixed_threads, initialise, recalibrate, to_device
+from nasplug.nn import (
+    SUPERNET,
+    Supernet,
+    default_device,
+    fixed_threads,
+    initialise,
+    recalibrate,
+    to_device,
+)
 from nasplug.nn.weights import about_weights, load_weights
 from nasplug.run.directory import RunDirectory
 from nasplug.run.earlier import finished, split
@@ -73,7 +80,7 @@ class SupernetEvaluator(FunctionEvaluator):
                 f"{run_dir} trained a supernet of {run.space.name}, and networks of "
                 f"{self.space.name} are of another size: search on {run.space.name}/..."
             ) from None
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = default_device()
         self.images = self.images.to(device)
         self.net = cast(Supernet, to_device(net, device))
 

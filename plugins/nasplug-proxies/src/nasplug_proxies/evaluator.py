@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from nasplug import (
@@ -23,7 +22,7 @@ from nasplug import (
     problem,
     unknown,
 )
-from nasplug.nn import fixed_threads, initialise, load, mixed_seed, tabulated
+from nasplug.nn import default_device, fixed_threads, initialise, load, mixed_seed, tabulated
 from nasplug_proxies.proxies import COUNTS, PROXIES, batch_of, measure
 
 BATCH = 64  # training images that a proxy looks at, as in NAS-Bench-Suite-Zero
@@ -131,7 +130,7 @@ class ProxyEvaluator(Evaluator):
             self._say(f"reading {self.images_of}")
         images = load(self.images_of, self.seed)
         self._say("")
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = default_device()
         batch, labels = batch_of(images, BATCH, self.seed)
         return batch.to(device), labels.to(device)
 
