@@ -318,7 +318,7 @@ ENTRIES = {
         "DSM-NAS, Table II: NAS-Bench-201 in 25,000 simulated seconds",
         "validation accuracy after 12 epochs searched by, test accuracy after 200 reported; as "
         "many archs as searches of DSM-NAS score in that time by the costs of `nasplug[nb201]` "
-        f"(eight each): {TIMED['nb201/cifar10']} of CIFAR-10, {TIMED['nb201/cifar100']} of CIFAR-100. "
+        f"(eight each): {TIMED[NB201[0]]} of CIFAR-10, {TIMED[NB201[1]]} of CIFAR-100. "
         f"*DSM-NAS* has the paper's `{PAPER}`; printed are CIFAR-10 and CIFAR-100",
         simulated,
         {"DSM-NAS": "94.23±0.22, 72.76±0.80", "random": "93.88±0.27, 71.54±1.04"},
