@@ -14,8 +14,8 @@ from nasplug.cli.output import loading, show_fact, show_json, show_rows
 from nasplug.errors import NasplugError, lacking
 from nasplug.kernel.problem import Problem
 from nasplug.kernel.space import Space
-from nasplug.run.api import marked, posed
 from nasplug.run.load import load
+from nasplug.run.problem import marked, posed
 
 BATCHES = (1, 32)
 MB = 2**20

@@ -19,9 +19,10 @@ from nasplug.kernel.registry import registry
 from nasplug.kernel.space import Space
 from nasplug.kernel.subspace import load
 from nasplug.kernel.trial import State
-from nasplug.run.api import searched, searched_by
+from nasplug.run.api import searched_by
 from nasplug.run.directory import CHECKPOINTS, QUALITY, RunDirectory, read_json
 from nasplug.run.journal import FILE, Journal, Past
+from nasplug.run.problem import searched
 from nasplug.run.secrets import redacted
 from nasplug.tracking import is_comparison, is_study
 

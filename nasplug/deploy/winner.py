@@ -20,9 +20,9 @@ from nasplug.nn.data import Images, layout, of_layout
 from nasplug.nn.datasets import Given
 from nasplug.nn.weights import about_weights, inherit_weights
 from nasplug.run import weights
-from nasplug.run.api import posed
 from nasplug.run.directory import RunDirectory, Schema, read_json
 from nasplug.run.load import load
+from nasplug.run.problem import posed
 
 FOLDER = "retrain"  # in a run directory
 ABOUT = "retrain.json"

@@ -17,9 +17,10 @@ from nasplug.kernel.subspace import Subspace
 from nasplug.kernel.subspace import load as load_subspace
 from nasplug.kernel.tree import read_arrays
 from nasplug.run import weights
-from nasplug.run.api import make_search, marked, searched
+from nasplug.run.api import make_search
 from nasplug.run.directory import FINISHED, RunDirectory, misfit
 from nasplug.run.journal import Journal
+from nasplug.run.problem import marked, searched
 
 if TYPE_CHECKING:
     import torch

@@ -20,8 +20,9 @@ from nasplug.kernel.problem import Problem
 from nasplug.kernel.registry import registry
 from nasplug.kernel.search import Search
 from nasplug.kernel.space import Space
-from nasplug.run.api import described, make_search, name_of, shrunk
+from nasplug.run.api import make_search, name_of, shrunk
 from nasplug.run.by_name import by_name
+from nasplug.run.problem import described
 from nasplug.tuning.searches import Record, Searches, describe
 from nasplug.tuning.space import HyperparameterSpace, narrowed
 from nasplug.tuning.storage import Roll, counted, next_position
