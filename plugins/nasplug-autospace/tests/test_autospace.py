@@ -15,6 +15,7 @@ from nasplug.kernel.registry import registry
 from nasplug.kernel.search import Search
 from nasplug.run.directory import RunDirectory
 from nasplug_autospace.evolution import Rules, compensation, hamming, momentum, tournament
+from nasplug_autospace.final import KINDS, kinds, union
 
 torch = pytest.importorskip("torch")
 
@@ -211,13 +212,53 @@ def test_an_inherited_network_computes_what_the_supernet_does():
     assert sum(p.numel() for p in model.parameters()) == SPACE.params(arch[None])[0]
 
 
+# ---- the final space
+
+WIDE = nasplug.space("open-cells:kernel=7").for_data("digits")
+LEARNED = ("dzizzi+6", "czzpdz+3", "zzzizz+3")  # an inverted residual, a cell, one that works not
+
+
+def final(space):
+    return union(Layered(space, [[space.layer_from_str(text) for text in LEARNED]] * 6))
+
+
+def test_the_final_space_has_kernels_inverted_residuals_and_zero():
+    blocks, more = ["zzzdzz+3", "zzzdzz+6"], ["5zizzi+6", "czzp5z+3", "zzz5zz+3", "zzz5zz+6"]
+    wide = [*more, *(text.replace("5", "7") for text in more)]
+    for layer, few, many in zip(
+        SPACE.layers, final(SPACE).names(), final(WIDE).names(), strict=True
+    ):
+        zero = ["zzzzzz+3"] if layer.residual else []
+        assert few == [*LEARNED, *blocks, *zero]
+        assert many == [*LEARNED, *blocks, *wide, *zero]
+    again = union(final(SPACE))  # all distinct: nothing comes twice
+    assert again.names() == final(SPACE).names()
+
+
+def test_only_the_first_depthwise_operation_has_another_kernel():
+    cells = union(Layered(WIDE, [[WIDE.layer_from_str("ddzzdd+3")]] * 6)).names()[0]
+    assert [text for text in cells if not text.startswith("zzz")] == [
+        "ddzzdd+3", "5dzzdd+3", "7dzzdd+3",
+    ]  # fmt: skip
+
+
+def test_the_kinds_of_cells():
+    kind = {
+        "zzzzzz+3": 0, "dzzzzz+6": 0, "zzz7zz+3": 1, "dzizzi+6": 1, "izzz5z+3": 1, "zzzpzz+6": 2,
+        "zzzizz+3": 2, "dzzidz+3": 2, "dzziiz+3": 2, "dzzzdz+3": 2,
+    }  # fmt: skip
+    cells = np.array([WIDE.layer_from_str(text) for text in kind])
+    assert dict(zip(kind, kinds(WIDE, cells).tolist(), strict=True)) == kind
+    assert KINDS[kind["dzizzi+6"]] == "inverted residual"
+
+
 # ---- searches
 
 
 def test_a_search_ends_with_a_layered_space(tmp_path):
     result = nasplug.search(
         "autospace", on="open-cells/digits", budget=3, out=tmp_path / "run", tracking=False,
-        **{**SMALL, "epochs": 3},
+        final="cells", **{**SMALL, "epochs": 3},
     )  # fmt: skip
     assert isinstance(result.subspace, Layered)
     assert [len(rows) for rows in result.subspace.choices] == [3] * 6
