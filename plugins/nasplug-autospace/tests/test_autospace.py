@@ -257,18 +257,22 @@ def test_the_kinds_of_cells():
 
 def test_a_search_ends_with_a_layered_space(tmp_path):
     result = nasplug.search(
-        "autospace", on="open-cells/digits", budget=3, out=tmp_path / "run", tracking=False,
-        final="cells", **{**SMALL, "epochs": 3},
+        "autospace", on="open-cells:kernel=7/digits", budget=3, out=tmp_path / "run",
+        tracking=False, **{**SMALL, "epochs": 3},
     )  # fmt: skip
     assert isinstance(result.subspace, Layered)
-    assert [len(rows) for rows in result.subspace.choices] == [3] * 6
+    for layer, rows in zip(WIDE.layers, result.subspace.choices, strict=True):
+        kind = np.bincount(kinds(WIDE, rows), minlength=3)
+        assert kind[0] == layer.residual
+        assert kind[1] >= 6
+        assert kind[2] >= 1
     assert result.subspace.contains(result.best.arch[None])[0]
     for name in ("learned-space.json", "subspace.npz", "cells.png", "fitness.png", "cell.png"):
         assert (tmp_path / "run" / name).stat().st_size > 0
     space = nasplug.space(str(tmp_path / "run" / "learned-space.json"))
-    assert space.size == 3**6
+    assert space.size == result.subspace.size
     inside = nasplug.search("random", within=tmp_path / "run", budget=1, tracking=False)
-    assert inside.search.problem.name == "open-cells/digits"
+    assert inside.search.problem.name == "open-cells:kernel=7/digits"
     assert result.subspace.contains(inside.best.arch[None])[0]
 
 
@@ -317,11 +321,12 @@ def test_images_of_ones_own_size_the_network(tmp_path):
     parts = dict(zip(("train", "val", "test"), zip(wide, labels, strict=True), strict=True))
     found = nasplug.search(
         "autospace", space=nasplug.space("open-cells:C=8,layers=3"), budget=1, tracking=False,
-        data=dataclasses.replace(data, **parts), out=tmp_path / "run", **{**SMALL, "epochs": 1},
+        data=dataclasses.replace(data, **parts), out=tmp_path / "run", final="cells",
+        **{**SMALL, "epochs": 1},
     )  # fmt: skip
     space = found.search.space
     assert (space.shape, space.sizes["classes"], len(space.layers)) == ((2, 8, 8), 10, 3)
-    assert len(found.subspace.choices) == 3
+    assert [len(rows) for rows in found.subspace.choices] == [3, 3, 3]
     learned = nasplug.space(str(tmp_path / "run" / "learned-space.json"))
     assert learned.shape == (2, 8, 8)
     assert learned.build(learned.sample(1, 0)[0])(torch.zeros(1, 2, 8, 8)).shape == (1, 10)
