@@ -171,19 +171,19 @@ def unselected(space: OpenCells, seed: int) -> Layered:
     return Layered(space, [np.unique(rows, axis=0) for rows in cells])
 
 
-# The codes of the released cells. 5, 7 and 9 are kernels of 3, 5 and 7, so 3 is one of 1; it is in
-# no cell of the larger expansion, where it would be too much. With zero and identity, which cost
-# nothing, as 1 and 2, all cells compute something, and the last three of each layer are
-# dzdzzd, dzdzzi and the inverted residual dzizzi. Nothing tells them apart otherwise.
 CODES = {1: "zero", 2: "identity", 3: "conv_1x1", 5: "dw_conv_3x3"}
 
 
 def released(space: OpenCells) -> Layered:
-    """The cells that the authors released, up to nine in each of 11 layers, on another skeleton.
+    """The cells that the authors released, up to nine in each of 11 layers, on our skeleton.
 
-    Taken are layers evenly spaced in depth: 0, 2, 4, 6, 8 and 10 for six. A row of a cell is a node
-    and its codes are by source. Of dim_conv_idx 2 is expansion 6, 1 is 3, and 0, which may be less,
-    3 as well; what the mix flags say is not known, and nodes add.
+    Their files do not say what they mean. Read here: a row of a cell is a node, with a code for
+    each source. 5 is the depthwise 3x3 (7 and 9, kernels of 5 and 7, are in their network alone),
+    so 3 is a kernel of 1; it is in no cell of the larger expansion, where it would cost too much.
+    1 and 2, which cost nothing, are zero and identity, so that the last three cells of each layer
+    are dzdzzd, dzdzzi and the inverted residual dzizzi. A dim_conv_idx of 2 is expansion 6, 1 is 3,
+    and 0, which may be less, 3 as well. The mix flags are not understood: nodes add. A cell that
+    is there twice is taken once. Of the layers those evenly spaced in depth: 0, 2, 4, 6, 8, 10.
     """
     file = Path(os.environ["NASPLUG_DATA"]) / "autospace-released.json"
     layers = json.loads(file.read_text())["layers"]

@@ -75,38 +75,28 @@ def test_the_sizes_of_the_spaces():
     assert (~live(grid).any(1)).sum() == 2_046
 
 
-def test_the_inverted_residual_is_an_open_cell():
-    manual, cells = make("manual-irb"), make("open-cells")
-    arch = cells.from_str("-".join(["zzzdzz+6"] * 6))
-    block = manual.from_str("-".join(["k3e6"] * 6))
-    assert cells.flops(arch[None]) == manual.flops(block[None])
-    assert cells.params(arch[None]) == manual.params(block[None])
-    one, other = manual.build(block).eval(), cells.build(arch).eval()
-    for a, b in zip(one.parameters(), other.parameters(), strict=True):
-        b.data.copy_(a)
-    x = torch.randn(2, 1, 8, 8)
-    assert torch.allclose(one(x), other(x), atol=1e-6)
-
-
-@pytest.mark.parametrize("kernel", [5, 7])
-def test_larger_kernels_are_those_of_the_inverted_residual(kernel):
+@pytest.mark.parametrize(("kernel", "text"), [(3, "zzzdzz+6"), (5, "zzz5zz+6"), (7, "zzz7zz+6")])
+def test_the_inverted_residual_is_an_open_cell(kernel, text):
     manual, cells = make("manual-irb"), make("open-cells", kernel=kernel)
-    assert cells.name == f"open-cells:kernel={kernel}"
-    text = f"zzz{kernel}zz+6"
     arch = cells.from_str("-".join([text] * 6))
     assert cells.to_str(arch) == "-".join([text] * 6)
     block = manual.from_str("-".join([f"k{kernel}e6"] * 6))
-    assert cells.params(arch[None]) == manual.params(block[None])
     assert cells.flops(arch[None]) == manual.flops(block[None])
+    assert cells.params(arch[None]) == manual.params(block[None])
     one, other = manual.build(block).eval(), cells.build(arch).eval()
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         b.data.copy_(a)
     x = torch.randn(2, 1, 8, 8)
     assert torch.allclose(one(x), other(x), atol=1e-6)
-    old = make("open-cells")
-    same = old.sample(50, 0)  # of kernel 3 all is as ever
-    assert np.array_equal(old.costs(same), cells.costs(same))
-    assert old.to_str(same[0]) == cells.to_str(same[0])
+
+
+def test_with_larger_kernels_all_cells_are_what_they_were():
+    cells, wide = make("open-cells"), make("open-cells", kernel=7)
+    archs = cells.sample(50, 0)
+    assert np.array_equal(cells.costs(archs), wide.costs(archs))
+    assert cells.to_str(archs[0]) == wide.to_str(archs[0])
+    with pytest.raises(NasplugError, match=r"zipcd \(with open-cells:kernel=7 also 57\)"):
+        cells.layer_from_str("zzz5zz+6")
 
 
 def test_edges_that_lead_nowhere_do_not_count():
