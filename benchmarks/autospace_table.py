@@ -1,4 +1,4 @@
-"""AutoSpace at small scale on real CIFAR-10: the paper's Tables 3, 4 and 6, and its Figure 3.
+"""AutoSpace at small scale on real CIFAR-10: the paper's Tables 2, 3, 4 and 6, and its Figure 3.
 
     NASPLUG_DATA=... python benchmarks/autospace_table.py [--seeds 3] [--images 10000] [--layers 6]
         [--resolution 8] [--C 8] [--evolve 15] [--search 10] [--train 10] [--networks 4]
@@ -6,17 +6,20 @@
 
 The last numbers are epochs, and networks per seed and space; images are made smaller. Per seed: a
 space evolves with the reference (and once more without it, and without compensation); networks of
-equal MAdds (+-5 %) are sampled from it, from the hand-made space and from open cells at random
-within the limit (eq. 1), and trained alike; ProxylessNAS by gradient (G) and by REINFORCE (RL) and
-SPOS (RS) search both, and what they find is trained alike. Validation and test accuracy are those
-of the trained networks; nothing is chosen by the latter. What is done is kept in FOLDER and not
-done again. Prints tables and, as its last line, one JSON object.
+equal MAdds (+-5 %) are trained alike, sampled from the hand-made space, from the learned cells,
+from their union with other kernels, inverted residuals and zero, from the cells that the authors
+released, and from open cells at random within the limit (eq. 1). ProxylessNAS by gradient (G) and
+by REINFORCE (RL) and SPOS (RS) search the first three, evolution (EA) the open cells within the
+limit, by 20 trainings; what they find is trained alike. Validation and test accuracy are those of
+the trained networks; nothing is chosen by the latter. What is done is kept in FOLDER and not done
+again. Prints tables and, as its last line, one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -51,6 +54,7 @@ from nasplug.run.directory import RunDirectory, write_json
 from nasplug.spaces import OpenCells
 from nasplug.spaces.skeleton.network import Network
 from nasplug_autospace.evolution import Rules
+from nasplug_autospace.final import KINDS, kinds, union
 from nasplug_autospace.method import limits
 
 TOLERANCE = 0.05
@@ -58,12 +62,18 @@ PERIOD = 40  # steps between two generations
 LR = 0.1  # of the weights of a supernet; 0.025 is for longer training
 QUERIES = 60  # archs that SPOS's evolution scores
 WARMUP = 4  # epochs in which the three networks are only trained
-WHERE = ("manual", "learned")
-CONTROL = "unselected"
+TRAININGS = 20  # of the evolution in the full space
+WHERE = ("manual", "learned", "union")
+CONTROLS = ("released", "unselected")
+PAIRS = (
+    ("union", "manual"), ("learned", "manual"), ("released", "manual"), ("learned", "released"),
+    ("learned", "unselected"),
+)  # fmt: skip
 ALGORITHMS = {
     "G": ("proxyless", {"algorithm": "gradient"}),
     "RL": ("proxyless", {"algorithm": "reinforce"}),
     "RS": ("spos", {"population": 20, "parents": 5}),
+    "EA": ("regularized-evolution", {}),
 }
 
 
@@ -159,6 +169,39 @@ def unselected(space: OpenCells, seed: int) -> Layered:
     rules = Rules(space, limits(space, madds), reference=None, distance=0)
     cells = rules.first(200, np.random.default_rng(seed))
     return Layered(space, [np.unique(rows, axis=0) for rows in cells])
+
+
+CODES = {1: "zero", 2: "identity", 3: "conv_1x1", 5: "dw_conv_3x3"}
+
+
+def released(space: OpenCells) -> Layered:
+    """The cells that the authors released, up to nine in each of 11 layers, on our skeleton.
+
+    Their files do not say what they mean. Read here: a row of a cell is a node, with a code for
+    each source. 5 is the depthwise 3x3 (7 and 9, kernels of 5 and 7, are in their network alone),
+    so 3 is a kernel of 1; it is in no cell of the larger expansion, where it would cost too much.
+    1 and 2, which cost nothing, are zero and identity, so that the last three cells of each layer
+    are dzdzzd, dzdzzi and the inverted residual dzizzi. A dim_conv_idx of 2 is expansion 6, 1 is 3,
+    and 0, which may be less, 3 as well. The mix flags are not understood: nodes add. A cell that
+    is there twice is taken once. Of the layers those evenly spaced in depth: 0, 2, 4, 6, 8, 10.
+    """
+    file = Path(os.environ["NASPLUG_DATA"]) / "autospace-released.json"
+    layers = json.loads(file.read_text())["layers"]
+    taken = np.linspace(0, len(layers) - 1, len(space.layers)).round().astype(int)
+    choices = []
+    for i in taken:
+        ops = [[CODES[cell[node][source]] for node, source in space.EDGES] for cell in layers[i]]
+        genes = [
+            [*map(space.OPS.index, names), 0, int(cell[0][-1] == 2)]
+            for names, cell in zip(ops, layers[i], strict=True)
+        ]
+        choices.append(np.unique(space.canonical_cells(np.array(genes)), axis=0))
+    return Layered(space, choices)
+
+
+def shares(space: OpenCells, cells: np.ndarray) -> list[float]:
+    """Of some cells: how many are zero, inverted residuals, learned cells."""
+    return (np.bincount(kinds(space, cells), minlength=len(KINDS)) / len(cells)).tolist()
 
 
 def interval(a: np.ndarray, b: np.ndarray) -> list[float]:
@@ -275,43 +318,62 @@ def main() -> None:
         return run(
             "autospace", options.out / f"evolve-{variant.replace(' ', '-')}-{seed}", seed,
             options.evolve, cells, data, epochs=options.evolve, warmup=options.evolve // 5,
-            period=PERIOD, **VARIANTS[variant],
+            period=PERIOD, final="cells", **VARIANTS[variant],
         )  # fmt: skip
 
-    def region(where: str, seed: int) -> nasplug.Space | nasplug.Subspace:
+    def region(where: str, seed: int) -> Any:
+        match where:
+            case "manual":
+                return manual
+            case "unselected":
+                return unselected(cells, seed)
+            case "released":
+                return released(cells)
+        learned = shrunk(cells, evolved("reference", seed))
+        assert isinstance(learned, Layered)
         if where == "learned":
-            return shrunk(cells, evolved("reference", seed))
-        return manual if where == "manual" else unselected(cells, seed)
+            return learned
+        return union(Layered(cells.sized(kernel=7), learned.choices))
 
     def train_one(space: nasplug.Space, arch: np.ndarray, seed: int) -> list[float]:
         return trained(space, arch, data, options.train, seed)
+
+    def search(name: str, where: str, seed: int) -> None:
+        inside = region(where, seed)
+        space = inside.space
+        method, settings = ALGORITHMS[name]
+        supernet: dict[str, Any] = {"lr": LR, "epochs": options.search}
+        budget, how = {
+            "spos": (QUERIES, supernet),
+            "regularized-evolution": (TRAININGS, {"evaluator": f"train:epochs={options.train}"}),
+        }.get(method, (options.search, supernet))
+        within = {} if inside is space else {"within": inside}
+        out = run(
+            method, options.out / f"search-{name}-{where}-{seed}", seed, budget, space, data,
+            **how, **at(method, target), **within, **settings,
+        )  # fmt: skip
+        arch = space.arch(json.loads((out / "selection.json").read_text())["archs"][0])
+        done(f"search/{name}/{where}/{seed}", partial(train_one, space, arch, seed))
+        if where == "union":
+            taken, there = space.split(arch[None])[0], np.concatenate(inside.choices)
+            done(f"kinds/{name}/{seed}", partial(shares, space, taken))
+            done(f"kinds/choices/{seed}", partial(shares, space, there))
 
     def losses(variant: str, seed: int) -> list[float]:
         rows = RunDirectory.open(evolved(variant, seed)).journal.read()
         return [row.metrics["loss"] for row in rows]
 
-    seeds = range(options.seeds)
-    if {"sample", "search"} & set(parts):
-        for seed in seeds:
-            evolved("reference", seed)
-    for seed in seeds:
-        for where in (*WHERE, CONTROL) if "sample" in parts else ():
+    for seed in range(options.seeds):
+        for where in (*WHERE, *CONTROLS) if "sample" in parts else ():
             inside = region(where, seed)
             for i, arch in enumerate(alike(inside, target, options.networks, seed)):
                 work = partial(train_one, inside.space, arch, seed)
                 done(f"sample/{where}/{seed}/{i}", work)
-        for where in WHERE:
-            for name, (method, settings) in ALGORITHMS.items() if "search" in parts else ():
-                space = manual if where == "manual" else cells
-                learned = {} if where == "manual" else {"within": evolved("reference", seed)}
-                out = run(
-                    method, options.out / f"search-{name}-{where}-{seed}", seed,
-                    QUERIES if method == "spos" else options.search, space, data, lr=LR,
-                    epochs=options.search, **at(method, target), **learned, **settings,
-                )  # fmt: skip
-                found = json.loads((out / "selection.json").read_text())["archs"][0]
-                work = partial(train_one, space, space.arch(found), seed)
-                done(f"search/{name}/{where}/{seed}", work)
+        if "search" in parts:
+            for name in ("G", "RL", "RS"):
+                for where in WHERE:
+                    search(name, where, seed)
+            search("EA", "unselected", seed)
         for variant in VARIANTS if "evolve" in parts else ():
             done(f"evolve/{variant}/{seed}", partial(losses, variant, seed))
     if "rank" in parts:
@@ -344,7 +406,7 @@ def report(rows: dict[str, Any], target: float, options: argparse.Namespace) -> 
 
     print("\n| networks of equal MAdds | MAdds | val_acc | test_acc | best test_acc |")
     print("| --- | --- | --- | --- | --- |")
-    sampled = {where: table("sample", where) for where in (*WHERE, CONTROL)}
+    sampled = {where: table("sample", where) for where in (*WHERE, *CONTROLS)}
     for where, x in sampled.items():
         if len(x):
             m = x.mean((0, 1))
@@ -352,28 +414,36 @@ def report(rows: dict[str, Any], target: float, options: argparse.Namespace) -> 
             words = f"{m[1]:.2f} | {m[2]:.2f} ± {spread:.2f} | {best:.2f}"
             print(f"| {where} | {m[0] / 1e6:.3f}M | {words} |")
             result[f"sample/{where}"] = [round(float(v), 3) for v in m]
-    for where in ("manual", CONTROL):
-        if n := min(len(sampled["learned"]), len(sampled[where])):
-            a, b = (sampled[w][:n, :, 2] for w in ("learned", where))
+    for pair in PAIRS:
+        if n := min(len(sampled[where]) for where in pair):
+            a, b = (sampled[where][:n, :, 2] for where in pair)
             found = [round(float(a.mean() - b.mean()), 2), interval(a, b)]
-            result[f"sample/learned - {where}"] = found
-            print(f"learned - {where}: {found}")
+            result[f"sample/{' - '.join(pair)}"] = found
+            print(f"{' - '.join(pair)}, {n} seeds: {found}")
 
-    print("\n| search | manual: MAdds, test_acc | learned: MAdds, test_acc | difference |")
-    print("| --- | --- | --- | --- |")
+    print("\n| search | space: MAdds, test_acc | | | learned - manual | union - manual |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for name in ALGORITHMS:
-        pair = {
+        found = {
             where: np.array([rows[k] for s in range(options.seeds)
                              if (k := f"search/{name}/{where}/{s}") in rows])
-            for where in ("manual", "learned")
+            for where in (*WHERE, *CONTROLS)
         }  # fmt: skip
-        n = min(map(len, pair.values()))
-        if n:
-            words = [f"{x[:, 0].mean() / 1e6:.3f}M, {x[:, 2].mean():.2f} ± {x[:, 2].std():.2f}"
-                     for x in pair.values()]  # fmt: skip
-            d = pair["learned"][:n, 2] - pair["manual"][:n, 2]
-            print(f"| {name} | {' | '.join(words)} | {d.mean():+.2f} ± {d.std(ddof=1):.2f} |")
-            result[f"search/{name}"] = {w: x.tolist() for w, x in pair.items()}
+        found = {where: x for where, x in found.items() if len(x)}
+        result |= {f"search/{name}": {w: x.tolist() for w, x in found.items()}} if found else {}
+        words = [f"{w}: {x[:, 0].mean() / 1e6:.3f}M, {x[:, 2].mean():.2f} ± {x[:, 2].std():.2f}"
+                 for w, x in found.items()]  # fmt: skip
+        for where in ("learned", "union"):
+            n = min(len(found.get(w, ())) for w in ("manual", where))
+            if n:
+                d = found[where][:n, 2] - found["manual"][:n, 2]
+                words.append(f"{d.mean():+.2f} ± {d.std():.2f}")
+        print(f"| {' | '.join([name, *words])} |")
+    for name in (*ALGORITHMS, "choices"):
+        x = [rows[k] for s in range(options.seeds) if (k := f"kinds/{name}/{s}") in rows]
+        if x:
+            result[f"kinds/{name}"] = np.mean(x, 0).round(3).tolist()
+            print(f"{name}: {dict(zip(KINDS, result[f'kinds/{name}'], strict=True))}")
 
     print("\n| supernet | loss per epoch, mean over seeds |")
     print("| --- | --- |")

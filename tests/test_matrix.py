@@ -51,7 +51,8 @@ def evolved(images, tmp_path_factory):
     run = tmp_path_factory.mktemp("autospace") / "run"
     result = nasplug.search(
         "autospace", space=nasplug.space("open-cells:C=2,layers=4"), data=images, budget=2,
-        out=run, tracking=False, batch=32, K=3, population=6, size=2, period=1, warmup=1,
+        out=run, tracking=False, batch=32, K=3, final="cells", population=6, size=2, period=1,
+        warmup=1,
     )  # fmt: skip
     trials, space = result.search.trials, result.search.space
     assert len(trials) == 2

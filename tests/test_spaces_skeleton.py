@@ -13,14 +13,16 @@ import nasplug
 from nasplug import Layered, NasplugError
 from nasplug.kernel.subspace import load
 from nasplug.spaces import Learned
-from nasplug.spaces.open_cells.space import CELLS, GENES, canonical, live
+from nasplug.spaces.open_cells.space import GENES, canonical, live
 from nasplug.spaces.skeleton.space import Layer
 
 torch = pytest.importorskip("torch")
 
 from nasplug.nn import count  # noqa: E402
 
-NAMES = ("manual-irb", "open-cells", "macro", "shufflenetv2", "fairnas")
+NAMES = (
+    "manual-irb", "open-cells", "open-cells:kernel=7", "macro", "shufflenetv2", "fairnas",
+)  # fmt: skip
 
 
 def make(name, data="digits", **options):
@@ -69,14 +71,16 @@ def test_the_sizes_of_the_spaces():
     changing = sum(not layer.residual for layer in space.layers)
     assert space.layered().size == 6**changing * 7 ** (21 - changing)
     grid = np.indices((5,) * 6 + (3, 2)).reshape(GENES, -1).T
-    assert len(grid) == CELLS == 93_750
+    assert len(grid) == 93_750
     assert (~live(grid).any(1)).sum() == 2_046
 
 
-def test_the_inverted_residual_is_an_open_cell():
-    manual, cells = make("manual-irb"), make("open-cells")
-    arch = cells.from_str("-".join(["zzzdzz+6"] * 6))
-    block = manual.from_str("-".join(["k3e6"] * 6))
+@pytest.mark.parametrize(("kernel", "text"), [(3, "zzzdzz+6"), (5, "zzz5zz+6"), (7, "zzz7zz+6")])
+def test_the_inverted_residual_is_an_open_cell(kernel, text):
+    manual, cells = make("manual-irb"), make("open-cells", kernel=kernel)
+    arch = cells.from_str("-".join([text] * 6))
+    assert cells.to_str(arch) == "-".join([text] * 6)
+    block = manual.from_str("-".join([f"k{kernel}e6"] * 6))
     assert cells.flops(arch[None]) == manual.flops(block[None])
     assert cells.params(arch[None]) == manual.params(block[None])
     one, other = manual.build(block).eval(), cells.build(arch).eval()
@@ -84,6 +88,15 @@ def test_the_inverted_residual_is_an_open_cell():
         b.data.copy_(a)
     x = torch.randn(2, 1, 8, 8)
     assert torch.allclose(one(x), other(x), atol=1e-6)
+
+
+def test_with_larger_kernels_all_cells_are_what_they_were():
+    cells, wide = make("open-cells"), make("open-cells", kernel=7)
+    archs = cells.sample(50, 0)
+    assert np.array_equal(cells.costs(archs), wide.costs(archs))
+    assert cells.to_str(archs[0]) == wide.to_str(archs[0])
+    with pytest.raises(NasplugError, match=r"zipcd \(with open-cells:kernel=7 also 57\)"):
+        cells.layer_from_str("zzz5zz+6")
 
 
 def test_edges_that_lead_nowhere_do_not_count():
@@ -134,6 +147,7 @@ def test_names_say_what_is_not_the_default():
     ("name", "words"),
     [
         ("open-cells:depth=4", "unknown option of open-cells 'depth'"),
+        ("open-cells:kernel=4", "kernel of open-cells is 3, 5 or 7, got 4"),
         ("open-cells:layers", "options read NAME=NUMBER"),
         ("nb201:layers=2", "unknown option of nb201 'layers'"),
         ("anynetx:C=2", "anynetx takes no options"),

@@ -19,6 +19,7 @@ from nasplug.spaces.open_cells.space import (
     AGGREGATIONS,
     EDGES,
     EXPANSIONS,
+    LARGER,
     OPS,
     OpenCells,
     live,
@@ -35,8 +36,8 @@ class Halve(nn.Module):
 
 
 def operation(op: int, hidden: int, stride: int) -> nn.Module:
-    """The operation of an edge, in the order of `OPS`, zero excepted."""
-    match OPS[op]:
+    """The operation of an edge, in the order of `OPS` and `LARGER`, zero excepted."""
+    match name := (*OPS, *LARGER)[op]:
         case "identity":
             return nn.Identity() if stride == 1 else Halve()
         case "conv_1x1":
@@ -44,7 +45,7 @@ def operation(op: int, hidden: int, stride: int) -> nn.Module:
         case "conv_3x3":
             return ConvBNReLU(hidden, hidden, 3, stride)
         case _:
-            return ConvBNReLU(hidden, hidden, 3, stride, depthwise=True)
+            return ConvBNReLU(hidden, hidden, int(name[-1]), stride, depthwise=True)
 
 
 def aggregate(terms: list[Tensor], how: int) -> Tensor:
@@ -107,7 +108,7 @@ class Bank(nn.Module):
     So a cell that evolution has just made inherits what its operations have learned in others
     (ENAS). Operations of which no affordable cell can make use are not there.
 
-    affordable: (2, 5), by expansion and operation.
+    affordable: (2, O), by expansion and operation, of the first O.
     """
 
     def __init__(self, layer: Layer, affordable: Bools) -> None:
@@ -140,7 +141,7 @@ class Bank(nn.Module):
 class OpenSupernet(LayeredSupernet):
     """A supernet that holds some cells in each layer at a time, on weights that all cells share.
 
-    affordable: (L, 2, 5), by layer, expansion and operation; see `Bank`. layers: the cells that it
+    affordable: (L, 2, O), by layer, expansion and operation; see `Bank`. layers: the cells that it
     holds first; `hold` gives it others.
     """
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from importlib import import_module
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,16 +26,17 @@ if TYPE_CHECKING:
 Bools = npt.NDArray[np.bool_]
 
 OPS = ("zero", "identity", "conv_1x1", "conv_3x3", "dw_conv_3x3")
+LARGER = ("dw_conv_5x5", "dw_conv_7x7")  # of learned spaces; evolution does without
 EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))  # (target, source) of the inner nodes
 AGGREGATIONS = ("sum", "mean", "product")
 EXPANSIONS = (3, 6)
 AGGREGATION, EXPANSION = len(EDGES), len(EDGES) + 1  # their places behind the edges
 GENES = len(EDGES) + 2
-CELLS = len(OPS) ** len(EDGES) * len(AGGREGATIONS) * len(EXPANSIONS)  # of a layer
+KERNELS = (3, 5, 7)
 
-OP_CODES, AGGREGATION_CODES = "zipcd", "+~*"
+OP_CODES, AGGREGATION_CODES = "zipcd57", "+~*"
 EXAMPLE = "zzzdzz+6"
-COLORS = ("#c8ccd0", "#6b7280", "#4c9f70", "#2f6db5", "#d9822b")
+COLORS = ("#c8ccd0", "#6b7280", "#4c9f70", "#2f6db5", "#d9822b", "#b5495b", "#7b4b94")
 
 
 class OpenCells(SkeletonSpace):
@@ -47,7 +49,8 @@ class OpenCells(SkeletonSpace):
 
     In the string of a cell a letter per edge (1<-0 2<-0 2<-1 3<-0 3<-1 3<-2) says zero, identity,
     p (1x1), c (3x3) or d (depthwise 3x3 convolution); then + sum, ~ mean or * product, and the
-    expansion. This is the inverted residual:
+    expansion. With ``open-cells:kernel=7`` there are depthwise convolutions of 5 and 7 as well, in
+    strings 5 and 7; with ``kernel=5`` those of 5. This is the inverted residual:
 
     >>> space = OpenCells("digits")
     >>> space.layer_from_str("zzzdzz+6")
@@ -58,10 +61,23 @@ class OpenCells(SkeletonSpace):
     layer_network = "nasplug.spaces.open_cells.network"
     OPS, EDGES, EXPANSIONS, GENES = OPS, EDGES, EXPANSIONS, GENES
 
+    @classmethod
+    def preset(cls, data: str) -> dict[str, int]:
+        return {**super().preset(data), "kernel": min(KERNELS)}
+
+    def check_sizes(self) -> None:
+        kernel = self.sizes["kernel"]
+        if kernel not in KERNELS:
+            raise NasplugError(f"kernel of {self.base} is 3, 5 or 7, got {kernel}")
+        self.sizes = {name: size for name, size in self.sizes.items() if name != "kernel"}
+        super().check_sizes()
+        self.sizes = {**self.sizes, "kernel": kernel}
+        self.ops = OPS + LARGER[: KERNELS.index(kernel)]
+
     def find_decisions(self) -> dict[str, tuple[Any, ...]]:
         found: dict[str, tuple[Any, ...]] = {}
         for i in range(len(self.layers)):
-            found |= {f"layer{i}.{target}<-{source}": OPS for target, source in EDGES}
+            found |= {f"layer{i}.{target}<-{source}": self.ops for target, source in EDGES}
             found |= {f"layer{i}.aggregation": AGGREGATIONS, f"layer{i}.expansion": EXPANSIONS}
         return found
 
@@ -89,7 +105,7 @@ class OpenCells(SkeletonSpace):
 
     @cached_property
     def _tables(self) -> tuple[Cost, Cost]:
-        """(L, 2, 2): both projections; (L, 2, 5, 2): an operation, at each expansion."""
+        """(L, 2, 2): both projections; (L, 2, O, 2): an operation, at each expansion."""
         projections, operations = [], []
         for layer in self.layers:
             for expansion in EXPANSIONS:
@@ -99,21 +115,18 @@ class OpenCells(SkeletonSpace):
                     + conv(hidden, layer.c_out, 1, layer.out)
                 )
                 nothing = np.zeros(2, np.int64)
-                operations.append(
-                    [
-                        nothing,
-                        nothing,
-                        conv(hidden, hidden, 1, layer.out),
-                        conv(hidden, hidden, 3, layer.out),
-                        conv(hidden, hidden, 3, layer.out, groups=hidden),
-                    ]
-                )
+                depthwise = [
+                    conv(hidden, hidden, kernel, layer.out, groups=hidden) for kernel in KERNELS
+                ]
+                dense = [conv(hidden, hidden, kernel, layer.out) for kernel in (1, 3)]
+                operations.append([nothing, nothing, *dense, *depthwise][: len(self.ops)])
         L, E = len(self.layers), len(EXPANSIONS)
-        return np.reshape(projections, (L, E, 2)), np.reshape(operations, (L, E, len(OPS), 2))
+        return np.reshape(projections, (L, E, 2)), np.reshape(operations, (L, E, -1, 2))
 
     def layered(self) -> Layered:
+        cells = prod(self.cardinalities[:GENES].tolist())
         raise NasplugError(
-            f"{self.name} has {CELLS:,} choices in each layer, too many to train side by side: "
+            f"{self.name} has {cells:,} choices in each layer, too many to train side by side: "
             "evolve a space of a few first, with a method that does, and search --within its run "
             "directory"
         )
@@ -122,7 +135,8 @@ class OpenCells(SkeletonSpace):
         """A supernet that holds some cells in each layer at a time, on weights that all share:
         ``supernet.hold(layers)`` gives it others.
 
-        affordable: (L, 2, 5), by layer, expansion and operation: those that it has weights for.
+        affordable: (L, 2, O), by layer, expansion and operation: those that it has weights for,
+        of the first O.
         """
         net: torch.nn.Module = import_module(self.layer_network).OpenSupernet(
             self, affordable, layers
@@ -152,16 +166,18 @@ class OpenCells(SkeletonSpace):
 
     def layer_from_str(self, text: str) -> Archs:
         ops, aggregation, expansion = text[:AGGREGATION], text[AGGREGATION:-1], text[-1:]
-        known = [str(e) for e in EXPANSIONS]
+        known, letters = [str(e) for e in EXPANSIONS], OP_CODES[: len(self.ops)]
         if (
             len(ops) < len(EDGES)
-            or set(ops) - set(OP_CODES)
+            or set(ops) - set(letters)
             or len(aggregation) != 1
             or aggregation not in AGGREGATION_CODES
             or expansion not in known
         ):
+            others = OP_CODES[len(self.ops) :]
+            more = f" (with {self.base}:kernel=7 also {others})" if others else ""
             raise NasplugError(
-                f"{text!r} is no open cell: six letters of {OP_CODES} for its edges, one of "
+                f"{text!r} is no open cell: six letters of {letters}{more} for its edges, one of "
                 f"{AGGREGATION_CODES}, and the expansion 3 or 6, such as {EXAMPLE}"
             )
         genes = [OP_CODES.index(op) for op in ops]
@@ -234,8 +250,10 @@ def draw_cells(cells: list[tuple[str, Archs]], ax: Axes, columns: int = 5) -> No
         joined = f"{AGGREGATIONS[cell[AGGREGATION]]}, expansion {EXPANSIONS[cell[EXPANSION]]}"
         words = joined if live(cell).any() else "no layer"
         ax.text(left + 1.5, top + 0.25, f"{title}\n{words}", ha="center", va="bottom", fontsize=7)
-    handles = [Line2D([], [], color=color, lw=2) for color in COLORS[1:]]
+    last = max(len(OPS), 1 + max(int(np.max(cell[:AGGREGATION])) for _, cell in cells))
+    names = (*OPS, *LARGER)[1:last]
+    handles = [Line2D([], [], color=color, lw=2) for color in COLORS[1:last]]
     ax.legend(
-        handles, OPS[1:], loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=4, frameon=False,
-        fontsize=8,
+        handles, names, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=len(names),
+        frameon=False, fontsize=8,
     )  # fmt: skip

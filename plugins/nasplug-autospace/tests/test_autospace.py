@@ -15,6 +15,7 @@ from nasplug.kernel.registry import registry
 from nasplug.kernel.search import Search
 from nasplug.run.directory import RunDirectory
 from nasplug_autospace.evolution import Rules, compensation, hamming, momentum, tournament
+from nasplug_autospace.final import KINDS, kinds, union
 
 torch = pytest.importorskip("torch")
 
@@ -211,23 +212,67 @@ def test_an_inherited_network_computes_what_the_supernet_does():
     assert sum(p.numel() for p in model.parameters()) == SPACE.params(arch[None])[0]
 
 
+# ---- the final space
+
+WIDE = nasplug.space("open-cells:kernel=7").for_data("digits")
+LEARNED = ("dzizzi+6", "czzpdz+3", "zzzizz+3")  # an inverted residual, a cell, one that works not
+
+
+def final(space):
+    return union(Layered(space, [[space.layer_from_str(text) for text in LEARNED]] * 6))
+
+
+def test_the_final_space_has_kernels_inverted_residuals_and_zero():
+    blocks, more = ["zzzdzz+3", "zzzdzz+6"], ["5zizzi+6", "czzp5z+3", "zzz5zz+3", "zzz5zz+6"]
+    wide = [*more, *(text.replace("5", "7") for text in more)]
+    for layer, few, many in zip(
+        SPACE.layers, final(SPACE).names(), final(WIDE).names(), strict=True
+    ):
+        zero = ["zzzzzz+3"] if layer.residual else []
+        assert few == [*LEARNED, *blocks, *zero]
+        assert many == [*LEARNED, *blocks, *wide, *zero]
+    again = union(final(SPACE))  # all distinct: nothing comes twice
+    assert again.names() == final(SPACE).names()
+
+
+def test_only_the_first_depthwise_operation_has_another_kernel():
+    cells = union(Layered(WIDE, [[WIDE.layer_from_str("ddzzdd+3")]] * 6)).names()[0]
+    assert [text for text in cells if not text.startswith("zzz")] == [
+        "ddzzdd+3", "5dzzdd+3", "7dzzdd+3",
+    ]  # fmt: skip
+
+
+def test_the_kinds_of_cells():
+    kind = {
+        "zzzzzz+3": 0, "dzzzzz+6": 0, "zzz7zz+3": 1, "dzizzi+6": 1, "izzz5z+3": 1, "zzzpzz+6": 2,
+        "zzzizz+3": 2, "dzzidz+3": 2, "dzziiz+3": 2, "dzzzdz+3": 2,
+    }  # fmt: skip
+    cells = np.array([WIDE.layer_from_str(text) for text in kind])
+    assert dict(zip(kind, kinds(WIDE, cells).tolist(), strict=True)) == kind
+    assert KINDS[kind["dzizzi+6"]] == "inverted residual"
+
+
 # ---- searches
 
 
 def test_a_search_ends_with_a_layered_space(tmp_path):
     result = nasplug.search(
-        "autospace", on="open-cells/digits", budget=3, out=tmp_path / "run", tracking=False,
-        **{**SMALL, "epochs": 3},
+        "autospace", on="open-cells:kernel=7/digits", budget=3, out=tmp_path / "run",
+        tracking=False, **{**SMALL, "epochs": 3},
     )  # fmt: skip
     assert isinstance(result.subspace, Layered)
-    assert [len(rows) for rows in result.subspace.choices] == [3] * 6
+    for layer, rows in zip(WIDE.layers, result.subspace.choices, strict=True):
+        kind = np.bincount(kinds(WIDE, rows), minlength=3)
+        assert kind[0] == layer.residual
+        assert kind[1] >= 6
+        assert kind[2] >= 1
     assert result.subspace.contains(result.best.arch[None])[0]
     for name in ("learned-space.json", "subspace.npz", "cells.png", "fitness.png", "cell.png"):
         assert (tmp_path / "run" / name).stat().st_size > 0
     space = nasplug.space(str(tmp_path / "run" / "learned-space.json"))
-    assert space.size == 3**6
+    assert space.size == result.subspace.size
     inside = nasplug.search("random", within=tmp_path / "run", budget=1, tracking=False)
-    assert inside.search.problem.name == "open-cells/digits"
+    assert inside.search.problem.name == "open-cells:kernel=7/digits"
     assert result.subspace.contains(inside.best.arch[None])[0]
 
 
@@ -276,11 +321,12 @@ def test_images_of_ones_own_size_the_network(tmp_path):
     parts = dict(zip(("train", "val", "test"), zip(wide, labels, strict=True), strict=True))
     found = nasplug.search(
         "autospace", space=nasplug.space("open-cells:C=8,layers=3"), budget=1, tracking=False,
-        data=dataclasses.replace(data, **parts), out=tmp_path / "run", **{**SMALL, "epochs": 1},
+        data=dataclasses.replace(data, **parts), out=tmp_path / "run", final="cells",
+        **{**SMALL, "epochs": 1},
     )  # fmt: skip
     space = found.search.space
     assert (space.shape, space.sizes["classes"], len(space.layers)) == ((2, 8, 8), 10, 3)
-    assert len(found.subspace.choices) == 3
+    assert [len(rows) for rows in found.subspace.choices] == [3, 3, 3]
     learned = nasplug.space(str(tmp_path / "run" / "learned-space.json"))
     assert learned.shape == (2, 8, 8)
     assert learned.build(learned.sample(1, 0)[0])(torch.zeros(1, 2, 8, 8)).shape == (1, 10)

@@ -55,7 +55,8 @@ TRIES = 50  # parents in a row without a child, after which the first generation
 class Rules:
     """Which cells may live: within the MAdds limit (eq. 1), and close to the reference (eq. 2).
 
-    limit: (L,) multiply-adds of a cell. reference: (8,), or None for no such rule.
+    limit: (L,) multiply-adds of a cell. reference: (8,), or None for no such rule. Depthwise
+    kernels of more than 3 are not evolved, but come with the final space.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Rules:
         self.space, self.limit = space, limit
         self.reference, self.distance = reference, distance
         self.needed = np.array([not layer.residual for layer in space.layers])
+        self.choices = np.minimum(space.cardinalities[: OpenCells.GENES], len(space.OPS))
 
     def allow(self, cells: Archs, layer: Ints) -> Bools:
         """(..., 8) cells in layers (...) -> (...)."""
@@ -88,9 +90,7 @@ class Rules:
         tries = 0
         while (size := population.shape[1]) < P:
             if self.reference is None:
-                drawn = rng.integers(
-                    0, self.space.cardinalities[: OpenCells.GENES], (L, DRAWN, OpenCells.GENES)
-                )
+                drawn = rng.integers(0, self.choices, (L, DRAWN, OpenCells.GENES))
             else:
                 parents = rng.integers(0, size, L)
                 drawn = self._mutants(population[np.arange(L), parents], rng)
@@ -124,10 +124,9 @@ class Rules:
     def _mutants(self, parents: Archs, rng: np.random.Generator) -> Archs:
         """(L, 8) -> (L, DRAWN, 8)."""
         shape = (len(parents), DRAWN, OpenCells.GENES)
-        cardinalities = self.space.cardinalities[: OpenCells.GENES]
         order = rng.random(shape).argsort(2).argsort(2)
         changed = order < rng.geometric(0.5, (*shape[:2], 1))
-        return (parents[:, None] + rng.integers(1, cardinalities, shape) * changed) % cardinalities
+        return (parents[:, None] + rng.integers(1, self.choices, shape) * changed) % self.choices
 
     def _new(self, drawn: Archs, population: Archs) -> tuple[Archs, Bools]:
         """Of (L, DRAWN, 8) cells the first of each layer that may live and is new; (L,) if any."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from nasplug import (
     Archs,
     Bool,
+    Choice,
     Float,
     Hyperparameter,
     Int,
@@ -37,6 +38,7 @@ from nasplug.nn import (
 )
 from nasplug.spaces import Learned, OpenCells
 from nasplug_autospace.evolution import Rules, compensation, hamming, momentum, tournament
+from nasplug_autospace.final import union
 from nasplug_autospace.pictures import draw_fitness, draw_frequent
 
 TRIED = 10  # draws of a cell after which its fitness is its own
@@ -59,6 +61,10 @@ class AutoSpace(Oneshot):
     K = Int(
         9, low=2, high=1000, at_most="population",
         doc="cells of a layer in the supernet, and in the learned space",
+    )  # fmt: skip
+    final = Choice(
+        "union", choices=("union", "cells"), tunable=False,
+        doc="the learned space: with inverted residuals, other kernels and zero, or cells alone",
     )  # fmt: skip
     population = Int(32, low=2, high=10_000, log=True, doc="cells that each layer evolves")
     size = Int(4, low=1, high=1000, doc="cells in a tournament")
@@ -234,14 +240,15 @@ class AutoSpace(Oneshot):
 
     @hookimpl
     def select_final(self, search: Search) -> Selection:
-        """The K fittest cells of each layer."""
-        space = self._layered(self.ranked()[:, : self.K])
+        """The K fittest cells of each layer, with what a person would add if `final` is union."""
+        cells = self._layered(self.ranked()[:, : self.K])
+        space = union(cells) if self.final == "union" else cells
         selection = super().select_final(search)
         selection.subspace = space
         selection.files["learned-space.json"] = Learned(space, "learned").save
         selection.pictures |= {
             "fitness.png": lambda figure: draw_fitness(search, figure),
-            "cells.png": lambda figure: draw_frequent(space, figure),
+            "cells.png": lambda figure: draw_frequent(cells, figure),
         }
         return selection
 
@@ -263,7 +270,7 @@ def _reference(space: OpenCells, name: Any) -> Archs | None:
     if str(name) == "none":
         return None
     try:
-        return space.layer_from_str(REFERENCES.get(str(name), str(name)))
+        return space.sized(kernel=3).layer_from_str(REFERENCES.get(str(name), str(name)))
     except NasplugError as error:
         raise NasplugError(
             f"reference is {', '.join(REFERENCES)}, none or a cell: {error}"
