@@ -83,7 +83,8 @@ def test_the_best_path_within_a_target_by_hand():
     assert chosen(13) == [0, 0]
     scores = -scores  # now the best are the cheapest, and the dearest that fit are taken
     assert chosen(0) == [0, 0]
-    assert chosen(16) == [0, 0]
+    assert chosen(13) == [0, 0]
+    assert chosen(16) == [0, 1]  # no price makes it the best, and it is nearer
     assert chosen(17) == [1, 0]
     assert chosen(18) == [0, 0]  # everything fits
     with pytest.raises(NasplugError, match="the smallest network, which has 13"):
@@ -102,6 +103,7 @@ def test_the_best_path_keeps_to_the_target_in_every_space(on):
         scores = np.where(method.mask, rng.normal(size=method.mask.shape), -np.inf)
         found = method.net.select(target.within(scores), space)
         assert space.flops(found[None])[0] <= limit
+        assert space.flops(found[None])[0] >= 0.95 * limit or on != "manual-irb/digits"
 
 
 def test_a_target_below_the_smallest_network_says_what_that_is():

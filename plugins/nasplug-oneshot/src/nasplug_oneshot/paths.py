@@ -13,6 +13,7 @@ from nasplug import Archs, ArchSet, Ball, NasplugError, Region, Search
 from nasplug.nn import Batch, Bools, Floats, Mixture, Oneshot, Supernet, mixed_seed
 
 SCORED = 5000  # validation images that an arch is scored on
+NEAR = 0.05  # of a target: how far below it an arch may stay
 
 
 class SinglePaths(Oneshot):
@@ -135,7 +136,8 @@ class Target:
 
         The largest sum of scores at the target, by its Lagrangian: scores - μ costs for the
         smallest μ that stays below, found by bisection. It is negative where the best choices
-        are cheaper; where even the costliest are, the scores are as they were.
+        are cheaper; where even the costliest are, the scores are as they were. No μ may come
+        near the target: then single decisions are made costlier.
         """
         if not self.limit or self._of(self.costs) <= self.limit:
             return scores
@@ -149,7 +151,25 @@ class Target:
             middle = (low + high) / 2
             fits = self._of(scores - middle * costs) <= self.limit
             low, high = (low, middle) if fits else (middle, high)
-        return scores - high * costs
+        return self._filled(np.where(self.mask, scores - high * costs, -np.inf))
+
+    def _filled(self, scores: Floats) -> Floats:
+        """With choices put first that cost more, one at a time and the least loss of score first,
+        until the best choices are `NEAR` the target, or none of these stays below."""
+        while (cost := self._of(scores)) < (1 - NEAR) * self.limit:
+            best = scores.max(1, keepdims=True)
+            dearer = self.costs > np.take_along_axis(self.costs, scores.argmax(1)[:, None], 1)
+            losses = np.where(self.mask & dearer, best - scores, np.inf)
+            for place in np.argsort(losses, axis=None)[: np.isfinite(losses).sum()]:
+                i, k = np.unravel_index(place, losses.shape)
+                changed = scores.copy()
+                changed[i, k] = np.nextafter(best[i, 0], np.inf)
+                if cost < self._of(changed) <= self.limit:
+                    scores = changed
+                    break
+            else:
+                break
+        return scores
 
 
 class LatencyTarget(Target):
