@@ -131,7 +131,9 @@ def mined(on: str, seeds: int) -> Row:
 
 
 def spread(values: Any) -> list[float]:
-    return [float(np.mean(values)), float(np.std(values, ddof=1))]
+    """[mean, standard deviation]; of a single value the mean alone."""
+    mean = [float(np.mean(values))]
+    return [*mean, float(np.std(values, ddof=1))] if len(values) > 1 else mean
 
 
 def simulated(seeds: int) -> Rows:
@@ -401,7 +403,7 @@ ENTRIES = {
         "in the first term: what is left of eq. 10 is the ratio of their q",
         approximated,
         {"within 1.0±0.1, %": "82.2 (all subspaces)"},
-        seeds=2,
+        seeds=1,
     ),
     "ddsas-figure-6b": Entry(
         "DDSAS, Figure 6 (b): the cost of L operations",
@@ -466,7 +468,7 @@ def section(name: str, kept: Mapping[str, Any] | None) -> str:
     if entry.kept_by:
         rows, seeds = entry.rows(0), ""
     elif kept:
-        rows, seeds = kept["rows"], f"; {kept['seeds']} seeds"
+        rows, seeds = kept["rows"], f"; {kept['seeds']} seed{'s' * (kept['seeds'] > 1)}"
     else:
         return f"## {entry.title}\n\nNot measured yet: `{entry.made_by}`\n"
     head = [*rows[0], "the paper"]
