@@ -226,12 +226,13 @@ class Pairs:
 def approximated(seeds: int) -> Rows:
     from nb201_oneshot import images
 
-    data, found = images(WHOLE[1], SIDE), []
+    epochs, n = WHOLE
+    data, found = images(n, SIDE), []
     for seed in range(seeds):
         with TemporaryDirectory() as folder:
             watch = Pairs()
             nasplug.search(
-                "ddsas", space=nasplug.space("nb201:C=4,N=1"), data=data, budget=WHOLE[0],
+                "ddsas", space=nasplug.space("nb201:C=4,N=1"), data=data, budget=epochs,
                 seed=seed, out=Path(folder) / "run", plugins=[watch], tracking=False,
                 progress=False, L=12,
             )  # fmt: skip

@@ -38,6 +38,7 @@ from nasplug.testing.check import Check, Checks, NotApplicable, run_all
 from nasplug.testing.tiny import TinySpace, negative, tiny_problem
 
 AT_ONCE = 3  # candidates a round, where there are workers
+REST = 0.005  # seconds, of a worker after each call
 SECONDS = 1.0  # of CPU that a method may take of a round, on the average
 BYTES = 16 << 20  # of a checkpoint
 GREATEST = 1000  # up to which a hyperparameter is tried, for what is more is a matter of patience
@@ -415,33 +416,30 @@ def learns_in_any_order(bench: Bench) -> None:
     bench.needs_a_table()
     if not getattr(bench.fresh(), "asynchronous", False):
         raise NotApplicable("it learns from whole rounds (asynchronous = False)")
-    with _workers(rest=0.005) as workers:  # else all of a round may end before any is looked at
+    with _workers() as workers:
         found = bench.by_the_door(workers=workers, asynchronous=True)
     _went_on(found, bench.budget)
     _inside(found, found.search.space)
 
 
 class _Thread(ThreadPoolExecutor):
-    """One thread that takes several calls at a time and rests after each."""
+    """One thread that takes several calls at a time, and rests after each: else all of a round may
+    have ended before any is looked at."""
 
     max_workers = AT_ONCE  # what `nasplug.search` asks
 
-    def __init__(self, rest: float):
-        super().__init__(1)
-        self.rest = rest  # seconds
-
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         future = super().submit(fn, *args, **kwargs)
-        super().submit(time.sleep, self.rest)
+        super().submit(time.sleep, REST)
         return future
 
 
-def _workers(rest: float = 0.0) -> _Thread:
+def _workers() -> _Thread:
     try:
         import cloudpickle  # noqa: F401
     except ImportError:
         raise NotApplicable("workers need cloudpickle: pip install 'nasplug[parallel]'") from None
-    return _Thread(rest)
+    return _Thread(1)
 
 
 # ---- hyperparameters

@@ -69,9 +69,7 @@ class OpenCells(SkeletonSpace):
         kernel = self.sizes["kernel"]
         if kernel not in KERNELS:
             raise NasplugError(f"kernel of {self.base} is 3, 5 or 7, got {kernel}")
-        self.sizes = {name: size for name, size in self.sizes.items() if name != "kernel"}
         super().check_sizes()
-        self.sizes = {**self.sizes, "kernel": kernel}
         self.ops = OPS + LARGER[: KERNELS.index(kernel)]
 
     def find_decisions(self) -> dict[str, tuple[Any, ...]]:

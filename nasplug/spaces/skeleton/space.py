@@ -174,11 +174,12 @@ class SkeletonSpace(Sized):
     skeletons: ClassVar[dict[str, Skeleton]] = SKELETONS
 
     def check_sizes(self) -> None:
-        preset, skeleton = self.preset(self.data), self.skeletons.get(self.data)
-        changed = {name: value for name, value in self.sizes.items() if value != preset[name]}
-        self.skeleton = (skeleton or self.skeletons[""]).resized(**changed)
+        skeleton = self.skeletons.get(self.data, self.skeletons[""])
+        preset = skeleton.sizes()
+        changed = {name: self.sizes[name] for name in preset if self.sizes[name] != preset[name]}
+        self.skeleton = skeleton.resized(**changed)
         self.layers = self.skeleton.layers()
-        self.sizes = self.skeleton.sizes()
+        self.sizes = {**self.sizes, **self.skeleton.sizes()}
 
     @classmethod
     def preset(cls, data: str) -> dict[str, int]:
