@@ -6,7 +6,9 @@ import time
 
 import pytest
 
+from nasplug import hookimpl
 from nasplug.testing import CheckFailed, NotApplicable, check_method, method_checks, results
+from nasplug.testing.bench import Bench
 from tests import faulty_methods as faulty
 
 STRANGERS = [faulty.Correct, faulty.Checkpointed]
@@ -65,6 +67,22 @@ def test_a_slow_method_is_named(monkeypatch):
 @pytest.mark.parametrize("method", STRANGERS)
 def test_a_correct_stranger_passes(method):
     assert not failed(method_checks(method()))
+
+
+def test_a_search_is_set_up_once_to_see_what_a_method_needs():
+    class Evaluates(faulty.Correct):
+        setups = 0
+
+        def setup(self, search):
+            super().setup(search)
+            Evaluates.setups += 1
+
+        @hookimpl
+        def evaluate(self, candidates):
+            return candidates.tell(values=candidates.archs.sum(1))
+
+    assert not Bench(Evaluates).trains
+    assert Evaluates.setups == 1
 
 
 def test_one_error_names_all_that_failed():

@@ -71,7 +71,7 @@ class Bench:
         if not hasattr(self._pristine, "evaluate"):
             return False
         with suppress(Exception):
-            self._start(tiny_problem(), BUDGET)
+            self._start(tiny_problem(), BUDGET, plain=True)
             return False
         return True
 

@@ -23,6 +23,7 @@ with warnings.catch_warnings():  # it uses what torch has deprecated, which is n
     from torch_geometric.nn import MessagePassing
 
 NEVER = -1e9  # the logit of what may not be chosen; with -inf the entropy would be NaN
+LEAST = 2.0**-24  # exponential variable: smaller ones occur once in 17 million
 INIT = 0.1  # all parameters start uniform in [-INIT, INIT]
 
 
@@ -154,7 +155,12 @@ def draw(logits: Tensor, gumbel: Tensor) -> Tensor:
 
 
 def noise(rng: np.random.Generator, *shape: int) -> Tensor:
-    return torch.from_numpy(rng.gumbel(size=shape).astype(np.float32))
+    """Gumbel noise, which is -log of exponential noise: 4 times as fast as `rng.gumbel`.
+
+    At 32 bits an exponential variable is 0 now and then, and the noise would be infinite.
+    """
+    exponential = torch.from_numpy(rng.standard_exponential(shape, np.float32))
+    return exponential.clamp_min_(LEAST).log_().neg_()
 
 
 @dataclass
