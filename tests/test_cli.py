@@ -450,6 +450,8 @@ BAD = {
     "sync nowhere": "nowhere is not a run directory",
     "run random --on nb201:D=3/toy": "unknown option of nb201 'D'",
     "run random --on nb201:C=0/toy": "C of nb201 is a number from 1 to 1,000, got 0",
+    "run random --on nb101/cifar10": "no installed evaluator scores archs of nb101;",
+    "run random --on nb101/cifar10 --evaluator table": "evaluator table scores no archs of nb101;",
     "run random --on nb201:C=4/toy": "unknown problem 'nb201:C=4/toy'",
     "ui --port 70000": "70000 is not in the range",
     "run random --on nb201/toy --budget 1e9": "'1e9' is not a valid integer",

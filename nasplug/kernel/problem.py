@@ -233,6 +233,12 @@ def problem(
     others = {d for cls in passed for d in cls.data(sized)}
     fixes = [fix for cls in passed if (fix := cls.missing(sized, data))]
     fix = "; ".join(fixes or reasons[:1])
+    if not others and not fix:
+        who = f"evaluator {evaluator} scores no" if evaluator else "no installed evaluator scores"
+        raise NasplugError(
+            f"{who} archs of {space_name}; a function of yours can (evaluate=), or an earlier run "
+            "(--evaluator predictor:RUN_DIR)"
+        )
     scored = f" scored by {evaluator}" if evaluator else ""
     raise unknown(f"problem{scored}", data, others, fix, prefix=f"{space_name}/")
 
