@@ -26,6 +26,7 @@ from nasplug.comparison.report import notes
 from nasplug.comparison.searches import Clock, Task, describe
 from nasplug.comparison.statistics import RESAMPLES, holm, interval, paired
 from nasplug.kernel.registry import registry
+from nasplug.spaces.nb201.space import CONV_3X3
 
 pytest.importorskip("nasplug_baselines")
 
@@ -176,6 +177,29 @@ def test_only_what_is_new_is_searched(runs):
         compare(**options, seeds=1)
         assert len(runs) == 13
         del runs[11:]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_limit_by_a_table_of_latencies(runs, tmp_path):
+    space = nasplug.space("nb201")
+    ops = {op: 10.0 * (op == "nor_conv_3x3") for op in space.decisions[space.names[0]]}
+    table = tmp_path / "table.json"
+
+    def searched(fixed):
+        content = {"unit": "ms", "fixed": fixed, "decisions": dict.fromkeys(space.names, ops)}
+        table.write_text(json.dumps(content))
+        return compare(constraints=["latency<=15ms"], latency=table)
+
+    found = searched(fixed=0)
+    archs = space.canonical(np.array([space.from_str(arch) for arch in found.searches["arch"]]))
+    assert (archs == CONV_3X3).sum(1).max() == 1
+    assert len(runs) == 6
+    assert searched(fixed=0).path == found.path
+    assert len(runs) == 6
+    assert searched(fixed=2).path != found.path
+    assert len(runs) == 12
+    with pytest.raises(NasplugError, match=r"table\.json is of another space: "):
+        compare(on=["nb201/toy", "macro/digits"], latency=table)
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -554,6 +554,27 @@ def test_a_study_within_a_part_of_the_space_and_under_limits(tmp_path):
     assert offered(again)[:2] == first
 
 
+def test_a_study_under_a_limit_by_a_table_of_latencies(tmp_path):
+    table = tmp_path / "table.json"
+    costs = {name: {"0": 0, "1": 1, "2": 2, "3": 3} for name in SPACE.names}
+    options = {
+        "latency": table, "constraints": ["latency<=7ms"], "objectives": ["value", "latency"],
+    }  # fmt: skip
+
+    def study(trials, fixed):
+        table.write_text(json.dumps({"unit": "ms", "fixed": fixed, "decisions": costs}))
+        return offered(tune(tmp_path / "s", trials=trials, **options))
+
+    first = study(2, fixed=1)
+    records = [r for r, _ in read_lines(tmp_path / "s/searches.jsonl") if "arch" in r]
+    found = [1 + int(SPACE.from_str(record["arch"]).sum()) for record in records]
+    assert max(found) <= 7
+    assert [record["objectives"][1] for record in records] == found
+    with pytest.raises(NasplugError, match=r"has latency \w{12}, not \w{12}: another --out"):
+        study(3, fixed=2)
+    assert study(3, fixed=1)[:2] == first
+
+
 @pytest.mark.parametrize(
     ("method", "options"),
     [

@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from nasplug.cli.options import BUDGET, PROBLEM, json_last, sigterm_as_ctrl_c, together, track
+from nasplug.cli.options import (
+    BUDGET,
+    PROBLEM,
+    json_last,
+    latency,
+    sigterm_as_ctrl_c,
+    together,
+    track,
+)
 from nasplug.cli.output import Interrupted, loading, say, show_fact, show_json, show_rows
 from nasplug.cli.tracking import show_run
 from nasplug.comparison import Comparison
@@ -30,8 +38,9 @@ comparison_options = together(
     click.option("--max-seconds", type=float, help="Per search."),
     click.option(
         "--constraint", "constraints", multiple=True, metavar="'flops<=300e6'",
-        help="On params, flops or a metric of the problem; repeatable.",
+        help="On params, flops, latency ('latency<=5ms') or a metric of the problem; repeatable.",
     ),
+    latency,
     click.option(
         "--evaluator", help="How archs are scored: table, train ... (default: the best)."
     ),

@@ -30,6 +30,11 @@ own_model = click.option(
     "--model", metavar="MODULE:NAME",
     help="Your own network with its choices marked in place, instead of a problem.",
 )  # fmt: skip
+latency = click.option(
+    "--latency", metavar="FILE",
+    help="A table of what each choice takes, of this device or of another (`nasplug "
+    "latency-table`), by which latency is known before a score.",
+)  # fmt: skip
 track = click.option("--track/--no-track", default=True, help="Log to MLflow.", show_default=True)
 
 

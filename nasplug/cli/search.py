@@ -15,6 +15,7 @@ from nasplug.cli.options import (
     Command,
     check_own,
     json_last,
+    latency,
     own_options,
     own_problem,
     parse_settings,
@@ -89,11 +90,7 @@ workers = click.option(
     "--scalarise", type=click.Choice(["chebyshev", "linear", "pareto"]),
     help="What several objectives are to the method (default: pareto if it can, else chebyshev).",
 )  # fmt: skip
-@click.option(
-    "--latency", metavar="FILE",
-    help="A table of what each choice takes, of this device or of another (`nasplug "
-    "latency-table`), by which latency is known before a score.",
-)  # fmt: skip
+@latency
 @click.option(
     "--init", metavar="PROXY | FILE | RUN_DIR",
     help="What is tried first: the best of random archs by an evaluator such as proxy:naswot, the "

@@ -11,6 +11,7 @@ from nasplug.cli.options import (
     BUDGET,
     check_own,
     json_last,
+    latency,
     own_options,
     own_problem,
     parse_names,
@@ -30,6 +31,7 @@ from nasplug.tuning import tune as run_study
 @click.argument("method")
 @problem_options
 @own_options
+@latency
 @click.option("--trials", type=int, default=50, show_default=True, help="Of the study, in all.")
 @click.option("--seeds", type=int, default=5, show_default=True, help="Searches per trial.")
 @click.option("--budget", type=int, default=BUDGET, show_default=True, help="Trials per search.")

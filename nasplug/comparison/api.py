@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from nasplug.kernel.problem import Problem
 from nasplug.kernel.registry import registry
 from nasplug.run.api import check_kinds, status_kept
 from nasplug.run.directory import RunDirectory, environment, read_json, runs_folder, write_json
+from nasplug.run.latency import Given, table
 from nasplug.run.parallel import Workers, cores
 from nasplug.run.progress import notebook
 
@@ -39,6 +42,7 @@ def compare(
     max_cost: float | None = None,
     max_seconds: float | None = None,
     constraints: Sequence[str] = (),
+    latency: Given | None = None,
     evaluator: str | None = None,
     reward: str | None = None,
     report: str | None = None,
@@ -56,7 +60,8 @@ def compare(
     budget: trials of each search. `max_cost` and `max_seconds` end it earlier, and what was scored
         beyond them does not count.
     seeds: each method searches each problem with the seeds 0, 1, ..., seeds - 1.
-    constraints, evaluator, reward, report: as `nasplug.search` takes them.
+    constraints, latency, evaluator, reward, report: as `nasplug.search` takes them; a table of
+        latencies is of one space.
     workers: how many searches go on at a time, by default one per core; or the name of an engine
         (``"dask:tcp://scheduler:8786"``).
     out: the comparison directory, by default ``runs/compare-...``, named after what is compared.
@@ -82,9 +87,12 @@ def compare(
     if not names or len(set(names)) < len(names):
         raise NasplugError(f"on= is one problem or several different ones, got {names}")
     rules = Rules(budget, max_cost, max_seconds, tuple(constraints), evaluator, reward, report)
+    problems = {name: opened(name, rules, 0) for name in names}
+    if latency is not None:
+        tables = [table(problem.space, latency).content for problem in problems.values()]
+        rules = replace(rules, latency=json.dumps(tables[0]))
     crew = Workers.of(cores() if workers is None else workers)
     tasks = [Task(one, name, s, rules) for s in range(seeds) for name in names for one in found]
-    problems = {name: opened(name, rules, 0) for name in names}
     prints = {name: fingerprint(problem) for name, problem in problems.items()}
     keys = {task: task.key(prints[task.on]) for task in tasks}
     with ExitStack() as ends:

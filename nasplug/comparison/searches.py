@@ -39,6 +39,7 @@ class Rules:
     evaluator: str | None = None
     reward: str | None = None
     report: str | None = None
+    latency: str | None = None  # a table, as JSON
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,7 @@ class Task:
             opened(self.on, rules, self.seed), self.contender.make(), self.contender.name,
             budget=rules.budget, seed=self.seed, max_cost=rules.max_cost,
             max_seconds=rules.max_seconds, constraints=list(rules.constraints),
+            latency=rules.latency and json.loads(rules.latency),
         )  # fmt: skip
 
     def run(self) -> Record:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
 import os
 import platform
@@ -10,7 +12,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +37,7 @@ from nasplug.run.directory import (
     stem_of,
     write_json,
 )
+from nasplug.run.latency import Given, table
 from nasplug.run.parallel import cores
 from nasplug.run.prune import quiet
 from nasplug.run.secrets import redacted
@@ -88,6 +91,7 @@ def tune(
     fidelity: tuple[int, int] | None = None,
     within: Region | Path | str | None = None,
     constraints: Sequence[str] = (),
+    latency: Given | None = None,
     out: Path | str | None = None,
     tracking: bool = True,
     progress: bool | None = None,
@@ -97,9 +101,9 @@ def tune(
 
     A trial searches `on` (or a `space` with `evaluate`, or a `model` or `space` with `data`, as
     `nasplug.search` does, with its `loss`, `metric`, `optimizer`, `direction`, `evaluator`,
-    `reward`, `report`, `fidelity`, `within` and `constraints`) once for each of the same `seeds`
-    seeds, with `budget` trials each; its value is the mean. The first trial has the method's
-    defaults.
+    `reward`, `report`, `fidelity`, `within`, `constraints` and `latency`) once for each of the
+    same `seeds` seeds, with `budget` trials each; its value is the mean. The first trial has the
+    method's defaults.
 
     params: which hyperparameters; by default all that the method declares tunable. `fixed` are
         others that are held at a value.
@@ -157,7 +161,9 @@ def tune(
         "metric": metric, "optimizer": optimizer, "direction": direction, "evaluator": evaluator,
         "reward": reward, "report": report,
     }  # fmt: skip
-    search = {"budget": budget, "within": within, "constraints": list(constraints)}
+    search: dict[str, Any] = {
+        "budget": budget, "within": within, "constraints": list(constraints), "latency": None,
+    }  # fmt: skip
     searches = np.random.SeedSequence(seed).generate_state(seeds).tolist()
     task = Task(
         method, description, search, params, fixed, objectives, trials, seed, searches, sampler,
@@ -165,6 +171,8 @@ def tune(
     )  # fmt: skip
     with quiet():
         problem = task.make_problem(searches[0])
+        if latency is not None:
+            search["latency"] = table(problem.space, latency).content
         hyperparameters = task.hyperparameters(problem.space)
         # What is wrong with the options is said before anything is written.
         probe = task.make_search(problem, hyperparameters.defaults, searches[0])
@@ -185,6 +193,7 @@ def tune(
             "fidelity": fidelity and list(fidelity),
             "within": probe.region.describe(),
             "constraints": list(constraints),
+            "latency": search["latency"] and _digest(search["latency"]),
             "objectives": list(objectives),
             "seed": seed,
             "seeds": searches,
@@ -228,6 +237,10 @@ def tune(
                 with stored.Roll(study, opened, url, folder).turn:  # one process at a time
                     reports.write(study, folder)
     return study
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _check_names(name: str, names: Any, such_as: str, least: int = 1) -> None:
