@@ -300,7 +300,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (
         ("seeds", 3), ("images", 10_000), ("resolution", 8), ("layers", 6), ("C", 8),
-        ("evolve", 15), ("search", 10), ("train", 10), ("networks", 4), ("rank", 6),
+        ("evolve", 15), ("search", 10), ("train", 10), ("networks", 4), ("rank", 12),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--parts", default="evolve,sample,search,rank")
@@ -466,7 +466,8 @@ def report(rows: dict[str, Any], target: float, options: argparse.Namespace) -> 
     ranks = [rows[f"rank/{s}"] for s in range(5) if f"rank/{s}" in rows]
     if ranks:
         alone = [round(rows[f"rank/alone/{i}"], 2) for i in range(3)]
-        print(f"\n| initial scores | scores after 6 epochs (alone: {alone}) | right from epoch |")
+        scores = f"scores after {options.rank} epochs (alone: {alone})"
+        print(f"\n| initial scores | {scores} | right from epoch |")
         print("| --- | --- | --- |")
         for r in ranks:
             print(f"| {r['first']} | {np.round(r['scores'][-1], 2).tolist()} | {r['epochs']} |")
