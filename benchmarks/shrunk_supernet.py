@@ -183,13 +183,14 @@ def train_group(
 def alone(options: argparse.Namespace, where: str, until: float) -> str:
     """Train the sample of a space, group by group, until some time; or look it up."""
     torch.set_num_threads(1)
-    start, space, data = time.time(), space_of(options), images(options)
+    start, space = time.time(), space_of(options)
     archs, file = samples(options)[where], options.out / f"alone-{where}.json"
-    if (base := options.on.partition(":")[0]) in TABLES:
-        known = nasplug.problem(f"{base}/cifar10", evaluator="table").score(archs)
+    if space.base in TABLES:
+        known = nasplug.problem(f"{space.base}/cifar10", evaluator="table").score(archs)
         rows = zip(archs.tolist(), known.values.tolist(), known.reports.tolist(), strict=True)
         write_json(file, [{"arch": arch, "val": [v], "test": [t]} for arch, v, t in rows])
         return f"{len(archs)} networks of the {where} space, by its table"
+    data = images(options)
     done: list[Any] = json.loads(file.read_text()) if file.exists() else []
     while len(done) < len(archs) and time.time() < until:
         group = archs[len(done) : len(done) + GROUP]

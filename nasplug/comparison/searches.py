@@ -3,9 +3,8 @@ processes and into a database."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,6 +20,7 @@ from nasplug.kernel.search import Search
 from nasplug.kernel.selection import Selection
 from nasplug.kernel.trial import State, Trials
 from nasplug.run.api import make_search
+from nasplug.run.directory import digest
 from nasplug.run.report import incumbents
 
 Record = dict[str, Any]
@@ -78,7 +78,7 @@ class Task:
             "nasplug": __version__, **self.contender.identity, "problem": fingerprint,
             **asdict(self.rules), "seed": self.seed,
         }  # fmt: skip
-        return _digest(identity)
+        return digest(identity)
 
 
 def described(problem: Problem) -> dict[str, Any]:
@@ -99,16 +99,15 @@ def fingerprint(problem: Problem) -> str:
         region = problem.region or problem.space
         asked = problem.score(region.sample(ASKED, np.random.default_rng(0)))
         identity["scores"] = [f"{x:.6g}" for x in (*asked.values, *asked.reports)]
-    return _digest(identity)
+    return digest(identity)
 
 
-def _digest(identity: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-@lru_cache(maxsize=8)  # evaluators hold nothing of a search
 def opened(on: str, rules: Rules, seed: int) -> Problem:
-    return problem(on, rules.evaluator, rules.reward, rules.report, seed)
+    """The problem; rules that differ in budgets or limits share it."""
+    return _problem(on, rules.evaluator, rules.reward, rules.report, seed)
+
+
+_problem = lru_cache(maxsize=8)(problem)  # evaluators hold nothing of a search
 
 
 class Clock:

@@ -5,6 +5,7 @@ Nothing here is pickled.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -258,6 +259,11 @@ def write_json(path: Path, content: Any) -> None:
     text = json.dumps(jsonable(content, path.name), indent=2, allow_nan=False)
     with replacing(path) as partial:
         partial.write_text(text + "\n")
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """By which content that JSON can hold is known again, in whatever order its names stand."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_json(file: Path, schema: Schema | None = None) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import multiprocessing
 import os
 import platform
@@ -12,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +28,7 @@ from nasplug.run.api import check_kinds, file_of, status_kept
 from nasplug.run.directory import (
     FORMAT,
     RunDirectory,
+    digest,
     environment,
     free_directory,
     read_json,
@@ -193,7 +192,7 @@ def tune(
             "fidelity": fidelity and list(fidelity),
             "within": probe.region.describe(),
             "constraints": list(constraints),
-            "latency": search["latency"] and _digest(search["latency"]),
+            "latency": search["latency"] and digest(search["latency"])[:12],
             "objectives": list(objectives),
             "seed": seed,
             "seeds": searches,
@@ -237,10 +236,6 @@ def tune(
                 with stored.Roll(study, opened, url, folder).turn:  # one process at a time
                     reports.write(study, folder)
     return study
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _check_names(name: str, names: Any, such_as: str, least: int = 1) -> None:
