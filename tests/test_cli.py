@@ -23,7 +23,7 @@ from nasplug.cli.output import fold
 from nasplug.errors import NasplugError
 from nasplug.kernel.registry import Registry, registry
 
-COMMAND = [sys.executable, "-c", "from nasplug.cli import main; main()"]
+COMMAND = [sys.executable, "-m", "nasplug"]
 TOY = "nb201/toy"
 
 PLUGIN = """

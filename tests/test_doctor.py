@@ -195,7 +195,7 @@ def test_the_tracking_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_command(data: Path) -> None:
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from nasplug.cli import main; main()", "doctor"]
+        command = [sys.executable, "-m", "nasplug", "doctor"]
         return subprocess.run(
             [*command, *arguments], capture_output=True, text=True, check=False, env=os.environ
         )

@@ -934,10 +934,8 @@ def test_plots(tmp_path):
 
 
 def nasplug_command(*words):
-    code = "from nasplug.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "nasplug", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_the_command_line(tmp_path, nb201_table, monkeypatch):

@@ -23,7 +23,7 @@ from nasplug.nn.mixed import (
 from nasplug.nn.oneshot import SUPERNET, Oneshot, tabulated
 from nasplug.nn.pictures import COLORS, GRAY, draw_edges, draw_epochs
 from nasplug.nn.supernet import Floats, Supernet
-from nasplug.nn.task import Task, call, relative_l2
+from nasplug.nn.task import Task, call, relative_l2, shapes
 from nasplug.nn.training import (
     count,
     default_device,
@@ -88,6 +88,7 @@ __all__ = [
     "recalibrate",
     "relative_l2",
     "score",
+    "shapes",
     "tabulated",
     "to_device",
     "train",

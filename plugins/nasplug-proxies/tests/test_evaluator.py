@@ -86,6 +86,29 @@ def test_images_of_the_users_own():
     assert result.best.build()(torch.zeros(2, 3, 8, 8)).shape == (2, 4)
 
 
+def test_the_loss_of_the_users_own():
+    """It was cross-entropy whatever they gave, also of labels that are real numbers."""
+    data = TensorDataset(torch.randn(40, 3, 8, 8), torch.randn(40, 1))
+    one, three = (
+        nasplug.search(
+            "random", space=nasplug.space("nb201:C=4,N=1"), data=data, evaluator="proxy:snip",
+            loss=lambda output, y, k=k: k * (output - y).square().mean(), budget=3, **QUIET,
+        ).search.trials.values
+        for k in (1, 3)
+    )  # fmt: skip
+    assert np.isfinite(one).any()
+    assert three == pytest.approx(3 * one, nan_ok=True)
+
+
+def test_what_proxies_cannot_look_at_is_said():
+    tokens = TensorDataset(torch.randint(9, (40, 12)), torch.arange(40) % 4)
+    with pytest.raises(NasplugError, match=r"one tensor of real numbers .* got \(1, 12\)"):
+        nasplug.search(
+            "random", space=nasplug.space("nb201:C=4,N=1"), data=tokens, evaluator="proxy:snip",
+            budget=1, **QUIET,
+        )  # fmt: skip
+
+
 @pytest.fixture
 def table(tmp_path, monkeypatch):
     pyarrow = pytest.importorskip("pyarrow")

@@ -22,7 +22,16 @@ from nasplug import (
     problem,
     unknown,
 )
-from nasplug.nn import default_device, fixed_threads, initialise, load, mixed_seed, tabulated
+from nasplug.nn import (
+    Task,
+    default_device,
+    fixed_threads,
+    initialise,
+    load,
+    mixed_seed,
+    shapes,
+    tabulated,
+)
 from nasplug_proxies.proxies import COUNTS, PROXIES, batch_of, measure
 
 BATCH = 64  # training images that a proxy looks at, as in NAS-Bench-Suite-Zero
@@ -42,7 +51,7 @@ class ProxyEvaluator(Evaluator):
     process. A proxy that is not finite, as of a network that passes nothing on, is a failed trial.
     Where a table knows the arch, what it reports is reported, for people; the search never sees it.
 
-    data: a name that `nasplug.nn.load` knows, or images of the user's own.
+    data: a name that `nasplug.nn.load` knows, or images of the user's own; the loss is theirs.
     """
 
     option = "PROXY or PROXY+PROXY"
@@ -71,6 +80,13 @@ class ProxyEvaluator(Evaluator):
             space = space.for_data(data)
         else:
             self.images_of = load(data, seed)
+            example = self.images_of.example
+            real = isinstance(example, Tensor) and example.is_floating_point()
+            if not real and set(self.names) - set(COUNTS):
+                raise NasplugError(
+                    "proxies look at one tensor of real numbers of each example, such as an image, "
+                    f"got {shapes(example)}: score networks by training them (--evaluator train)"
+                )
             space = self.images_of.size(space)
         self.space = self.region = space
         self.table = tabulated(space, data) if isinstance(data, str) else None
@@ -118,21 +134,22 @@ class ProxyEvaluator(Evaluator):
             if name in COUNTS:
                 values.append(float(getattr(self.space, name)(arch[None])[0]))
                 continue
-            batch, labels = self.batch
+            batch, labels, task = self.batch
             if net is None:
                 net = initialise(lambda: self.space.build(arch), seed).to(batch.device)
-            values.append(measure(name, net, batch, labels, seed))
+            values.append(measure(name, net, batch, labels, seed, task))
         return values
 
     @cached_property
-    def batch(self) -> tuple[Tensor, Tensor]:
+    def batch(self) -> tuple[Tensor, Tensor, Task]:
+        """Training images, their labels, and what networks learn of them."""
         if isinstance(self.images_of, str):
             self._say(f"reading {self.images_of}")
         images = load(self.images_of, self.seed)
         self._say("")
         device = default_device()
         batch, labels = batch_of(images, BATCH, self.seed)
-        return batch.to(device), labels.to(device)
+        return batch.to(device), labels.to(device), images.task.to(device)
 
     @cached_property
     def ranks(self) -> list[Ranks]:

@@ -1,9 +1,9 @@
 """Scores of a network that has not been trained, from one batch of images. Higher is better.
 
 Each is a function of a freshly initialised network in training mode, so that batch norms use the
-statistics of the batch, of (b, c, h, w) images, their (b,) labels, and a generator of whatever is
-random in it. It may spoil the network: `measure` gives each a copy. What is not finite says that
-the network passes nothing on.
+statistics of the batch, of (b, c, h, w) images, of the loss of its output for them, and of a
+generator of whatever is random in it. It may spoil the network: `measure` gives each a copy. What
+is not finite says that the network passes nothing on.
 
 They are defined as NAS-Bench-Suite-Zero computes them (Krishnakumar et al., NeurIPS 2022; NASLib,
 branch zerocost, ``naslib/predictors/pruners/measures``), which follows "Zero-Cost Proxies for
@@ -20,20 +20,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from nasplug.nn import Images, Shared, Stream
+from nasplug.nn import Images, Shared, Stream, Task
 
-Proxy = Callable[[nn.Module, Tensor, Tensor, torch.Generator], float]
+Loss = Callable[[Any], Tensor]  # output for the batch -> a scalar
+Proxy = Callable[[nn.Module, Tensor, Loss, torch.Generator], float]
 
 JITTER = 1e-5  # on the eigenvalues of jacov
 MIXUP = 1e-2  # of zen: how far the second input is from the first
 WEIGHTED = (nn.Conv2d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 RELUS = (nn.ReLU, nn.ReLU6)
+CLASSES = Task()  # cross-entropy
 
 
-def naswot(net: nn.Module, batch: Tensor, labels: Tensor, generator: torch.Generator) -> float:
+def naswot(net: nn.Module, batch: Tensor, loss: Loss, generator: torch.Generator) -> float:
     r"""How differently the images of a batch switch the ReLUs: log det of the kernel
 
     .. math:: K_{ij} = N - d_H(c_i, c_j)
@@ -59,7 +60,7 @@ def naswot(net: nn.Module, batch: Tensor, labels: Tensor, generator: torch.Gener
     return torch.linalg.slogdet(kernel).logabsdet.item()
 
 
-def synflow(net: nn.Module, batch: Tensor, labels: Tensor, generator: torch.Generator) -> float:
+def synflow(net: nn.Module, batch: Tensor, loss: Loss, generator: torch.Generator) -> float:
     r"""The log of the synaptic flow through the network: no image is looked at.
 
     .. math:: \log \sum_w \left| w \frac{\partial R}{\partial w} \right|
@@ -81,7 +82,7 @@ def synflow(net: nn.Module, batch: Tensor, labels: Tensor, generator: torch.Gene
     return _total((weight * g).abs().sum() for weight, g in _gradients(net, flow)).log().item()
 
 
-def jacov(net: nn.Module, batch: Tensor, labels: Tensor, generator: torch.Generator) -> float:
+def jacov(net: nn.Module, batch: Tensor, loss: Loss, generator: torch.Generator) -> float:
     r"""How differently the network reacts to small changes of different images.
 
     .. math:: -\sum_i \log(\lambda_i + k) + \frac{1}{\lambda_i + k}
@@ -103,30 +104,30 @@ def jacov(net: nn.Module, batch: Tensor, labels: Tensor, generator: torch.Genera
     return -(values.log() + 1 / values).sum().item()
 
 
-def snip(net: nn.Module, batch: Tensor, labels: Tensor, generator: torch.Generator) -> float:
+def snip(net: nn.Module, batch: Tensor, loss: Loss, generator: torch.Generator) -> float:
     r"""How much the loss depends on each weight being there: :math:`\sum_w |w\, \partial L /
     \partial w|`.
 
     Lee et al., SNIP: Single-shot Network Pruning based on Connection Sensitivity, ICLR 2019, eq. 4
     (here not divided by the sum).
     """
-    loss = _loss(net, batch, labels)
-    return _total((weight * g).abs().sum() for weight, g in _gradients(net, loss)).item()
+    pairs = _gradients(net, loss(net(batch)))
+    return _total((weight * g).abs().sum() for weight, g in pairs).item()
 
 
-def grasp(net: nn.Module, batch: Tensor, labels: Tensor, generator: torch.Generator) -> float:
+def grasp(net: nn.Module, batch: Tensor, loss: Loss, generator: torch.Generator) -> float:
     r"""How much the weights help the gradient: :math:`-\sum_w w\, (H g)_w`, H the Hessian of the
     loss and g its gradient.
 
     Wang et al., Picking Winning Tickets Before Training by Preserving Gradient Flow, ICLR 2020,
     eq. 8. The sign is that of Abdelfattah et al.
     """
-    pairs = _gradients(net, _loss(net, batch, labels), create_graph=True)
+    pairs = _gradients(net, loss(net(batch)), create_graph=True)
     product = _total((g.detach() * g).sum() for _, g in pairs)  # whose gradient is H g
     return -_total((weight * h).sum() for weight, h in _gradients(net, product)).item()
 
 
-def fisher(net: nn.Module, batch: Tensor, labels: Tensor, generator: torch.Generator) -> float:
+def fisher(net: nn.Module, batch: Tensor, loss: Loss, generator: torch.Generator) -> float:
     r"""How much the loss depends on each channel being there.
 
     .. math:: \sum_c \frac{n_c}{2b} \sum_{i=1}^{b} \Big( \sum_{h, w} a_{ichw}
@@ -143,8 +144,8 @@ def fisher(net: nn.Module, batch: Tensor, labels: Tensor, generator: torch.Gener
             module.register_forward_hook(
                 lambda module, inputs, output: outputs.append((module.weight[0].numel(), output))
             )
-    loss = _loss(net, batch, labels)
-    gradients = torch.autograd.grad(loss, [a for _, a in outputs], allow_unused=True)
+    lost = loss(net(batch))
+    gradients = torch.autograd.grad(lost, [a for _, a in outputs], allow_unused=True)
     return _total(
         n / 2 * (a * g).reshape(*a.shape[:2], -1).sum(2).square().mean(0).sum()
         for (n, a), g in zip(outputs, gradients, strict=True)
@@ -152,15 +153,15 @@ def fisher(net: nn.Module, batch: Tensor, labels: Tensor, generator: torch.Gener
     ).item()
 
 
-def grad_norm(net: nn.Module, batch: Tensor, labels: Tensor, generator: torch.Generator) -> float:
+def grad_norm(net: nn.Module, batch: Tensor, loss: Loss, generator: torch.Generator) -> float:
     """The Euclidean norms of the gradients of the loss, added up over the layers.
 
     Abdelfattah et al., Zero-Cost Proxies for Lightweight NAS, ICLR 2021, section 3.2.
     """
-    return _total(g.norm() for _, g in _gradients(net, _loss(net, batch, labels))).item()
+    return _total(g.norm() for _, g in _gradients(net, loss(net(batch)))).item()
 
 
-def zen(net: nn.Module, batch: Tensor, labels: Tensor, generator: torch.Generator) -> float:
+def zen(net: nn.Module, batch: Tensor, loss: Loss, generator: torch.Generator) -> float:
     r"""How much a little noise on noise changes the last feature maps: no image is looked at.
 
     .. math:: \log \mathbb{E}\, \lVert f(x) - f(x + \alpha \epsilon) \rVert_1
@@ -196,7 +197,7 @@ def zen(net: nn.Module, batch: Tensor, labels: Tensor, generator: torch.Generato
         )
 
 
-def l2_norm(net: nn.Module, batch: Tensor, labels: Tensor, generator: torch.Generator) -> float:
+def l2_norm(net: nn.Module, batch: Tensor, loss: Loss, generator: torch.Generator) -> float:
     """The Euclidean norms of the weights as initialised, added up over the layers.
 
     Abdelfattah et al., Zero-Cost Proxies for Lightweight NAS, ICLR 2021 (in their code).
@@ -216,10 +217,13 @@ def batch_of(images: Images, size: int, seed: int) -> tuple[Tensor, Tensor]:
     return Stream(replace(images, padding=0), images.train, size, seed)[0]
 
 
-def measure(name: str, net: nn.Module, batch: Tensor, labels: Tensor, seed: int) -> float:
-    """A proxy of a freshly initialised network, which stays as it is."""
+def measure(
+    name: str, net: nn.Module, batch: Tensor, labels: Any, seed: int, task: Task = CLASSES
+) -> float:
+    """A proxy of a freshly initialised network, which stays as it is, by the loss of a task."""
     generator = torch.Generator().manual_seed(seed)
-    return PROXIES[name](deepcopy(net).train(), batch, labels, generator)
+    copy = deepcopy(net).train()
+    return PROXIES[name](copy, batch, lambda output: task.cost(output, labels), generator)
 
 
 def _weights(net: nn.Module) -> list[Tensor]:
@@ -233,10 +237,6 @@ def _gradients(
     weights = _weights(net)
     gradients = torch.autograd.grad(of, weights, create_graph=create_graph, allow_unused=True)
     return [(w.detach(), g) for w, g in zip(weights, gradients, strict=True) if g is not None]
-
-
-def _loss(net: nn.Module, batch: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(net(batch), labels)
 
 
 def _total(terms: Iterable[Tensor]) -> Tensor:
