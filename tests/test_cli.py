@@ -25,6 +25,7 @@ from nasplug.kernel.registry import Registry, registry
 
 COMMAND = [sys.executable, "-m", "nasplug"]
 TOY = "nb201/toy"
+SLOW = ("--evaluator", "slow", "--no-track")  # found without loading those before it, and torch
 
 PLUGIN = """
     import time
@@ -347,7 +348,7 @@ def test_options_reach_the_search(nasplug: Callable[..., Answer]) -> None:
 
 
 def test_failed_trials_are_counted(process: Callable[..., Answer], plugins: str) -> None:
-    arguments = ("run", "random", "--budget", "20", "--no-track", "--json", "--on")
+    arguments = ("run", "random", "--budget", "20", *SLOW, "--json", "--on")
     answer = process(*arguments, "hill/mixed", PYTHONPATH=plugins)
     assert answer.code == 0
     assert 0 < answer.json["failed"] < 20
@@ -367,7 +368,7 @@ def heed_ctrl_c() -> None:
 def test_interrupted_and_resumed(
     here: Path, process: Callable[..., Answer], plugins: str, number: signal.Signals
 ) -> None:
-    arguments = ["run", "random", "--on", "hill/slow", "--budget", "20", "--no-track"]
+    arguments = ["run", "random", "--on", "hill/slow", "--budget", "20", *SLOW]
     running = subprocess.Popen(
         [*COMMAND, *arguments, "--out", "d"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env={**os.environ, "PYTHONPATH": plugins}, preexec_fn=heed_ctrl_c,
