@@ -56,7 +56,10 @@ def leaves(tree, path=""):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("ddsas", {"M": 4, "mode": "shrink", "period": 3}), ("gdas", {})],
+    [
+        ("ddsas", {"M": 4, "mode": "shrink", "period": 3}),
+        pytest.param("gdas", {}, marks=pytest.mark.slow),
+    ],
 )
 def test_killed_and_resumed_is_never_killed(tmp_path, name, options):
     nasplug.search(name, out=tmp_path / "whole", **ON, **options)

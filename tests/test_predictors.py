@@ -77,8 +77,9 @@ def hidden(archs):
     return np.random.default_rng(0).normal(size=SPACE.size)[SPACE.index(archs)]
 
 
-@pytest.mark.parametrize("name", ["xgboost", "forest", "mlp"])
-@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("xgboost", (-1,)), ("forest", (-1, 1)), ("mlp", (-1,))]
+)
 def test_columns_beside_the_features_are_learned_from(name, shape):
     archs = SPACE.distinct(SPACE.sample(300, 0))
     values = hidden(SPACE.canonical(archs))

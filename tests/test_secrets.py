@@ -169,7 +169,13 @@ print(time.time(), flush=True)
 """
 
 
-@pytest.mark.parametrize("kind", ["401", "403", "refused", "a folder", "postgresql"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "401", "postgresql",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("403", "refused", "a folder")),
+    ],
+)  # fmt: skip
 def test_the_process_ends_soon_whatever_the_server_does(kind, tmp_path):
     """It waited for 31 to 47 seconds after a 401."""
     uri = {

@@ -116,7 +116,8 @@ def postgresql():
 
 
 @pytest.mark.parametrize(
-    "storage", [pytest.param("sqlite", marks=pytest.mark.slow), "journal", "postgresql"]
+    "storage",
+    [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sqlite", "journal")), "postgresql"],
 )
 def test_two_machines_of_which_one_is_killed(storage, tmp_path, request):
     if storage == "sqlite":
@@ -204,7 +205,13 @@ def test_machines_that_begin_at_the_same_time(storage, tmp_path, request):
         assert best["value"] == study.best_value
 
 
-@pytest.mark.parametrize("end", ["the workers killed", "the parent killed", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "the parent killed",
+        *(pytest.param(end, marks=pytest.mark.slow) for end in ("the workers killed", "Ctrl-C")),
+    ],
+)
 def test_no_worker_is_left_behind_and_every_trial_counts_once(tmp_path, end):
     """Workers whose parent was killed went on to the end of their trial."""
     script, folder = tmp_path / "share.py", tmp_path / "study"
