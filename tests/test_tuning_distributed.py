@@ -116,8 +116,7 @@ def postgresql():
 
 
 @pytest.mark.parametrize(
-    "storage",
-    [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sqlite", "journal")), "postgresql"],
+    "storage", [pytest.param("sqlite", marks=pytest.mark.slow), "journal", "postgresql"]
 )
 def test_two_machines_of_which_one_is_killed(storage, tmp_path, request):
     if storage == "sqlite":

@@ -141,15 +141,13 @@ class ProxyEvaluator(Evaluator):
         return values
 
     @cached_property
-    def batch(self) -> tuple[Tensor, Tensor, Task]:
+    def batch(self) -> tuple[Tensor, Any, Task]:
         """Training images, their labels, and what networks learn of them."""
         if isinstance(self.images_of, str):
             self._say(f"reading {self.images_of}")
-        images = load(self.images_of, self.seed)
+        images = load(self.images_of, self.seed).to(default_device())
         self._say("")
-        device = default_device()
-        batch, labels = batch_of(images, BATCH, self.seed)
-        return batch.to(device), labels.to(device), images.task.to(device)
+        return *batch_of(images, BATCH, self.seed), images.task
 
     @cached_property
     def ranks(self) -> list[Ranks]:

@@ -212,7 +212,7 @@ PROXIES: dict[str, Proxy] = {
 COUNTS = ("params", "flops")  # what a space knows of its networks: proxies that need none
 
 
-def batch_of(images: Images, size: int, seed: int) -> tuple[Tensor, Tensor]:
+def batch_of(images: Images, size: int, seed: int) -> tuple[Tensor, Any]:
     """Random training images (b, c, h, w) and their labels, as they are but normalised."""
     return Stream(replace(images, padding=0), images.train, size, seed)[0]
 
