@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from nasplug.nn.mixed import Bools
+from nasplug.nn.recording import Outputs, Recording, repeats
 from nasplug.nn.supernet import Supernet
 from nasplug.nn.task import CLASSIFICATION, Task, call
 
@@ -32,6 +33,15 @@ class Mixture:
     weights: Tensor
     mask: Bools
     gates: Tensor | None = None
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The weights, and the gates if there are any."""
+        return [self.weights] if self.gates is None else [self.weights, self.gates]
+
+    def of(self, tensors: Sequence[Tensor]) -> Mixture:
+        """The same of others."""
+        return Mixture(tensors[0], self.mask, tensors[1] if tensors[1:] else None)
 
 
 class BiLevel:
@@ -71,6 +81,10 @@ class BiLevel:
             self.parameters, arch_lr, betas=BETAS, weight_decay=ARCH_WEIGHT_DECAY
         )
         self.penalty: Callable[[], Tensor] | None = None
+        alone = self.w[0].is_cuda and not processes()  # whose threads would disturb a recording
+        self.recordable = alone and repeats([*net.modules(), task.loss])
+        pool = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
+        self.weight_pass, self.architecture_pass = Recording(pool), Recording(pool)
         self.mixed = self.gradient = torch.zeros(0)
 
     def schedule(self, progress: float) -> None:
@@ -96,9 +110,14 @@ class BiLevel:
             with torch.no_grad():
                 mixtures = [self.mixture()]
         self.weights.zero_grad()
-        for mixture in mixtures:
-            loss = self.loss(batch, mixture)
-            torch.autograd.backward(loss)
+        if len(mixtures) == 1 and self.recordable:
+            loss, gradients = self._recorded(self.weight_pass, batch, mixtures[0], self.w)
+            for p, g in zip(self.w, gradients, strict=True):
+                p.grad = g
+        else:
+            for mixture in mixtures:
+                loss = self.loss(batch, mixture)
+                torch.autograd.backward(loss)
         average([p.grad for p in self.w if p.grad is not None])
         nn.utils.clip_grad_norm_(self.w, CLIP, foreach=True)
         self.weights.step()
@@ -112,10 +131,13 @@ class BiLevel:
         train: the batch of the weights' next step, which the second order unrolls.
         """
         mixture = self.mixture()
-        inputs = [mixture.weights] + ([] if mixture.gates is None else [mixture.gates])
+        inputs = mixture.tensors
         leaves = [t.detach().requires_grad_() for t in inputs]
-        detached = Mixture(leaves[0], mixture.mask, leaves[1] if leaves[1:] else None)
-        if self.order == 1:
+        detached = mixture.of(leaves)
+        if self.order == 1 and self.recordable:
+            loss, found = self._recorded(self.architecture_pass, batch, detached)
+            gradients = _no_none(found, leaves)
+        elif self.order == 1:
             loss, gradients = self._gradients(batch, detached, leaves)
         else:
             loss, gradients = self._unrolled(batch, train, detached, leaves)
@@ -134,9 +156,25 @@ class BiLevel:
         """The loss and its gradient; zeros for what took no part."""
         loss = self.loss(batch, mixture)
         gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
-        return loss.detach(), [
-            torch.zeros_like(i) if g is None else g for i, g in zip(inputs, gradients, strict=True)
-        ]
+        return loss.detach(), _no_none(gradients, inputs)
+
+    def _recorded(
+        self, recording: Recording, batch: Batch, mixture: Mixture, w: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Outputs]:
+        """The loss and its gradient by w, or else by what is mixed; None for what took no part.
+        On a GPU; the next call with this recording overwrites them."""
+        leaves, tree = tree_flatten(batch)
+
+        def compute(*tensors: Tensor) -> Outputs:
+            mixed = tensors[len(leaves) :]
+            loss = self.loss(tree_unflatten(tensors[: len(leaves)], tree), mixture.of(mixed))
+            return [loss.detach(), *torch.autograd.grad(loss, w or mixed, allow_unused=True)]
+
+        inputs = [*leaves, *mixture.tensors]
+        key = mixture.mask.tobytes(), [x.shape for x in inputs], self.task.loss
+        loss, *gradients = recording(key, compute, inputs)
+        assert loss is not None
+        return loss, gradients
 
     def _unrolled(
         self, batch: Batch, train: Batch, mixture: Mixture, leaves: list[Tensor]
@@ -188,14 +226,24 @@ class BiLevel:
         self.architecture.load_state_dict(state["architecture"])
 
 
-def average(gradients: Sequence[Tensor]) -> None:
-    """In place, over all processes, where a launcher (torchrun, Fabric) has started several."""
+def _no_none(gradients: Sequence[Tensor | None], of: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients, zeros where there is none."""
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(of, gradients, strict=True)]
+
+
+def processes() -> int:
+    """How many a launcher (torchrun, Fabric) has started; 0 without one."""
     import torch.distributed as dist
 
-    if dist.is_available() and dist.is_initialized():
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 0
+
+
+def average(gradients: Sequence[Tensor]) -> None:
+    """In place, over all processes, where there are several."""
+    if n := processes():
         flat = torch.cat([g.flatten() for g in gradients])
-        dist.all_reduce(flat)
-        flat /= dist.get_world_size()
+        torch.distributed.all_reduce(flat)
+        flat /= n
         start = 0
         for g in gradients:
             g.copy_(flat[start : start + g.numel()].view_as(g))
