@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 
@@ -406,6 +407,57 @@ def test_outputs_of_different_shapes_can_only_be_chosen(digits):
         nasplug.search("darts", space=space, data=digits, budget=2, tracking=False)
     options = {"epochs": 1, "population": 2, "parents": 2, "budget": 2, "tracking": False}
     assert len(nasplug.search("spos", space=space, data=digits, **options).trials) == 2
+
+
+class Dropped(nn.Module):
+    trained = True  # in how many steps its dropout was on: all
+
+    def __init__(self):
+        super().__init__()
+        self.act = nnas.Choice({"relu": nn.ReLU(), "tanh": nn.Tanh()}, "act")
+        self.first, self.drop, self.last = nn.Linear(64, 16), nn.Dropout(), nn.Linear(16, 10)
+
+    def forward(self, x):
+        if x.shape[0] == 32 and torch.is_grad_enabled():
+            Dropped.trained &= self.drop.training
+        return self.last(self.drop(self.act(self.first(x.flatten(1)))))
+
+
+DROPPED = {
+    "darts": {"budget": 3},
+    "spos": {"epochs": 3, "population": 2, "parents": 2, "budget": 4},
+    "random": {"evaluator": "proxy:snip", "budget": 3},
+}
+
+
+@pytest.mark.parametrize("method", DROPPED)
+def test_dropout_is_on_in_every_step_and_goes_by_the_seed(method, digits, tmp_path, monkeypatch):
+    """Whatever the global random state; interrupted after an epoch or not."""
+
+    class Interrupt:
+        @nasplug.hookimpl(trylast=True)
+        def update(self, search, trials):
+            raise KeyboardInterrupt
+
+    def values(name, seed, *plugins):
+        torch.manual_seed(seed)
+        given = {"model": Dropped, "data": digits, "plugins": plugins}
+        options = dict(DROPPED[method], tracking=False, seed=0, out=tmp_path / name, **given)
+        if method != "random":
+            options["batch"] = 32
+        if not plugins:
+            return nasplug.search(method, **options).search.trials.values.tolist()
+        with contextlib.suppress(KeyboardInterrupt):
+            nasplug.search(method, **options)
+        torch.manual_seed(seed + 1)
+        resumed = nasplug.resume(tmp_path / name, model=Dropped, data=digits)
+        return resumed.search.trials.values.tolist()
+
+    monkeypatch.setattr(Dropped, "trained", True)
+    whole = values("a", 1)
+    assert values("b", 2) == whole
+    assert values("c", 3, Interrupt()) == whole
+    assert Dropped.trained
 
 
 def test_modules_may_take_and_return_whatever(digits):

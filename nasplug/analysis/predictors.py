@@ -205,8 +205,7 @@ class DropoutMLP(Predictor):
     def _fit(self, X: Floats, y: Floats) -> None:
         torch, training = _optional("torch"), _optional("nasplug.nn.training")
         nn, width = torch.nn, 128
-        with training.fixed_threads(1), torch.random.fork_rng():
-            torch.manual_seed(self.seed)
+        with training.fixed_threads(1), training.seeded(self.seed):
             net = nn.Sequential(
                 nn.Linear(X.shape[1], width), nn.ReLU(), nn.Dropout(0.5),
                 nn.Linear(width, width), nn.ReLU(), nn.Dropout(0.5),

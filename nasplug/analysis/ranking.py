@@ -19,7 +19,7 @@ from nasplug.kernel.subspace import Region
 from nasplug.nn.bilevel import BiLevel, Mixture
 from nasplug.nn.data import Images, Stream
 from nasplug.nn.supernet import Supernet
-from nasplug.nn.training import default_device, fixed_threads, initialise, to_device
+from nasplug.nn.training import default_device, fixed_threads, initialise, seeded, to_device
 
 BATCH = 64
 SCORED = 1000  # validation images on which an arch is scored
@@ -55,7 +55,7 @@ def one_shot(
     ones = torch.ones(paths.shape[1:], device=device)
     drawn = (Mixture(ones, path) for path in paths)
     training = BiLevel(net, [ones], lambda: next(drawn), data.task)
-    with fixed_threads(1):
+    with fixed_threads(1), seeded(seed):
         for step in shown(range(len(paths)), f"training on {name}"):
             training.schedule(step / len(paths))
             training.weight_step(batches[step])

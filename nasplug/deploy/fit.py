@@ -31,6 +31,7 @@ from nasplug.nn.training import (
     load_checkpoint,
     save_checkpoint,
     score,
+    seeded,
 )
 
 
@@ -95,8 +96,7 @@ def fit(
         smoothed = CrossEntropy(task.loss.weight, label_smoothing=recipe.smoothing)
         task = replace(task, loss=smoothed)
 
-    with fixed_threads(1), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    with fixed_threads(1), seeded(seed):
         if checkpoint and checkpoint.exists():
             epoch = load_checkpoint(checkpoint, generator, parts, optimiser, schedule)
         while epoch < recipe.epochs:

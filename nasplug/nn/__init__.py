@@ -31,6 +31,7 @@ from nasplug.nn.training import (
     initialise,
     recalibrate,
     score,
+    seeded,
     to_device,
     train,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "recalibrate",
     "relative_l2",
     "score",
+    "seeded",
     "shapes",
     "tabulated",
     "to_device",

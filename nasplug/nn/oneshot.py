@@ -30,13 +30,20 @@ from nasplug.kernel.subspace import Region
 from nasplug.kernel.tree import map_leaves
 from nasplug.kernel.trial import Trials
 from nasplug.nn import data, datasets
-from nasplug.nn.bilevel import Batch, BiLevel, Mixture
+from nasplug.nn.bilevel import Batch, BiLevel, Mixture, processes
 from nasplug.nn.data import Images
 from nasplug.nn.mixed import Bools
 from nasplug.nn.pictures import draw_epochs
 from nasplug.nn.supernet import Floats, Supernet
 from nasplug.nn.task import count_of, rows_of
-from nasplug.nn.training import default_device, fixed_threads, initialise, recalibrate, to_device
+from nasplug.nn.training import (
+    default_device,
+    fixed_threads,
+    initialise,
+    recalibrate,
+    seeded,
+    to_device,
+)
 from nasplug.nn.weights import save_supernet
 
 logger = logging.getLogger("nasplug")
@@ -203,9 +210,8 @@ class Oneshot(Method):
         return cast(Supernet, to_device(net, self.device))
 
     def _stream(self, which: int) -> dict[str, Any]:
-        share = (0, 1)
-        if dist.is_available() and dist.is_initialized():
-            share = dist.get_rank(), dist.get_world_size()
+        n = processes()
+        share = (dist.get_rank(), n) if n else (0, 1)
         return {"batch": self.batch_size, "seed": 2 * self.seed + which, "share": share}
 
     def parameter(self, *shape: int, spread: float = 1e-3) -> Tensor:
@@ -235,7 +241,8 @@ class Oneshot(Method):
             return None
         self.handed, self.mask = candidates, self.choices_of(candidates)
         left = self.per_epoch - self.step % self.per_epoch
-        with fixed_threads(self.threads), self._memory_explained():
+        random = seeded(data.mixed_seed(self.seed, self.step, 0))
+        with fixed_threads(self.threads), random, self._memory_explained():
             for _ in range(min(left, self.round_steps())):
                 self._step()
             if self.step % self.per_epoch:

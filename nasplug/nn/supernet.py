@@ -63,7 +63,9 @@ class Supernet(nn.Module):
     def score(self, arch: Archs, data: Images, part: Part, limit: int | None = None) -> float:
         """The metric of the data's task on `part`, of the arch with the weights learned here."""
         self.mix(None, self.chosen(arch[None])[0])
-        return score(self, data, part, limit)
+        value = score(self, data, part, limit)
+        self.train()  # it goes on to learn, with its dropouts
+        return value
 
     def inherited_scores(
         self, arch: Archs, data: Images, parts: Sequence[Part], n: int

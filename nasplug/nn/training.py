@@ -26,8 +26,7 @@ Report = Callable[[int, float], bool | None]  # (epoch, score) -> whether to sto
 
 def initialise(build: Callable[[], Module], seed: int) -> Module:
     """``build()`` with weights fixed by the seed, the global random state untouched."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return build()
 
 
@@ -96,8 +95,7 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     until, epoch, pruned = epochs if until is None else min(until, epochs), 0, False
     best: tuple[float, int, dict[str, Any]] | None = None  # score, epoch, weights
-    with fixed_threads(threads), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    with fixed_threads(threads), seeded(seed):
         if checkpoint and checkpoint.exists():
             epoch = load_checkpoint(checkpoint, generator, model, optimiser, schedule)
         first = epoch
@@ -165,6 +163,14 @@ def load_checkpoint(file: Path, generator: torch.Generator, *parts: Any) -> int:
 
 
 @contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's global random state, which dropout draws from, fixed by a seed; then as it was."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
 def fixed_threads(n: int) -> Iterator[None]:
     """Torch's own number of threads set to n, on which the last bit of a sum depends."""
     before = torch.get_num_threads()
@@ -199,6 +205,8 @@ def score(
 def recalibrate(model: nn.Module, data: Images, batches: int = 20, batch: int = 250) -> nn.Module:
     """Give every batch norm the mean statistics of some training batches; returns the model.
 
+    All else is as it will be when the model is used: dropout, say, is off.
+
     For networks whose weights were inherited from a supernet.
     """
     device = next(model.parameters()).device
@@ -209,7 +217,9 @@ def recalibrate(model: nn.Module, data: Images, batches: int = 20, batch: int = 
         norm.running_mean = torch.zeros(norm.num_features, device=device)
         norm.running_var = torch.ones(norm.num_features, device=device)
         norm.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=device)
-    model.train()
+    model.eval()
+    for norm in norms:
+        norm.train()
     inputs, labels = data.train
     rows = torch.arange(count_of(labels), device=tree_leaves(labels)[0].device)
     for raw in read(inputs, torch.split(rows, batch)[:batches]):

@@ -129,7 +129,7 @@ class OStrDarts(Oneshot):
     def _draw_edges(self, figure: Any) -> None:
         """β, the norm of the residual features and strength, per edge (Fig. 6)."""
         mixture = self.mixture()
-        norms, _ = features(self.net, mixture, self.val[self.step])
+        norms, _ = features(self.net.eval(), mixture, self.val[self.step])
         quantities = {
             "β": mixture.weights.detach().cpu().double().numpy(),
             "residual feature |o - ō|": norms.cpu().double().numpy(),

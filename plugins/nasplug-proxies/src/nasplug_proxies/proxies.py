@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasplug.nn import Images, Shared, Stream, Task
+from nasplug.nn import Images, Shared, Stream, Task, seeded
 
 Loss = Callable[[Any], Tensor]  # output for the batch -> a scalar
 Proxy = Callable[[nn.Module, Tensor, Loss, torch.Generator], float]
@@ -223,7 +223,8 @@ def measure(
     """A proxy of a freshly initialised network, which stays as it is, by the loss of a task."""
     generator = torch.Generator().manual_seed(seed)
     copy = deepcopy(net).train()
-    return PROXIES[name](copy, batch, lambda output: task.cost(output, labels), generator)
+    with seeded(seed):
+        return PROXIES[name](copy, batch, lambda output: task.cost(output, labels), generator)
 
 
 def _weights(net: nn.Module) -> list[Tensor]:
