@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+import nasplug
 from nasplug import NasplugError
 from nasplug.spaces.nb201.space import NB201
 
@@ -13,7 +14,13 @@ pytest.importorskip("sklearn")
 
 from nasplug.nn.data import Images  # noqa: E402
 from nasplug.nn.datasets import cifar10, digits  # noqa: E402
-from nasplug.nn.training import initialise, score, train  # noqa: E402
+from nasplug.nn.training import (  # noqa: E402
+    initialise,
+    pools_channels_last,
+    score,
+    to_device,
+    train,
+)
 
 SPACE = NB201("digits", C=4, N=1)
 ARCH = SPACE.from_str("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|skip_connect~0|none~1|none~2|")
@@ -104,6 +111,37 @@ def test_training_in_steps_is_training_in_one_go_to_the_last_bit(tmp_path):
     alone = fresh()
     train(alone, data, epochs=3, seed=0)  # whose learning rate has fallen to 0 by then
     assert not torch.equal(weights(alone), weights(whole))
+
+
+def test_average_pools_are_tried_before_images_lie_channels_last(monkeypatch):
+    """What torch before 2.14 does on a GPU: the gradient of other pixels, and no word."""
+    assert pools_channels_last.__wrapped__(torch.device("cpu"))
+    pool = torch.nn.functional.avg_pool2d
+
+    def shifted(x, *args, **options):
+        if not x.is_contiguous():
+            x = x.roll(1, -1)
+        return pool(x, *args, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "avg_pool2d", shifted)
+    assert not pools_channels_last.__wrapped__(torch.device("cpu"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("name", ["nb201:C=4,N=1", "darts:C=4,layers=3", "mobilenet:width=0.1"])
+def test_a_gpu_has_the_gradients_of_the_cpu(name):
+    space = nasplug.space(name).for_data("digits")
+    x, y = torch.randn(8, 1, 8, 8, dtype=torch.float64), torch.arange(8)
+    gradients = {}
+    for device in ("cpu", "cuda"):
+        net = to_device(initialise(space.supernet, 0).double(), device)
+        net.mix(None, net.exists if net.mixable.all() else net.chosen(space.sample(1, 0))[0])
+        output = net(x.to(device)).double()
+        loss = torch.nn.functional.cross_entropy(output, y.to(device))
+        found = torch.autograd.grad(loss, [*net.parameters()], allow_unused=True)
+        gradients[device] = [None if g is None else g.cpu() for g in found]
+    for a, b in zip(*gradients.values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
 
 
 def test_divergence_is_an_error():
