@@ -4,7 +4,7 @@
         [--C 8] [--N 5] [--side 16] [--batch 64] [--images 25000] [--jobs 1] [--out FOLDER]
 
 The default is what a CPU can: images averaged down to 16x16, half the channels, the papers' depth
-(N=5; at N=1 their phenomena do not show). 25 epochs of OStr-DARTS take three hours of a core, and
+(N=5; at N=1 their phenomena do not show). 25 epochs of OStr-DARTS take three to four hours of a core, and
 four minutes of an H200. The papers' size, on a GPU, in pieces that continue each other: --C 16
 --side 32 --jobs 6 --minutes 9. OStr-DARTS runs on the schedule of 100 epochs, DDSAS
 (L=12, M=30, no warm-up) on that of 50, both for the first --epochs of them; all at the papers'
