@@ -73,7 +73,9 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit("no GPU: CUDA graphs need one")
     torch.set_num_threads(1)
-    result: dict[str, Any] = {"gpu": torch.cuda.get_device_name()}
+    result: dict[str, Any] = {
+        "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "steps": options.steps,
+    }  # fmt: skip
     print("| method, size | launched, ms | replayed, ms | mean, ms | difference of losses |")
     print("| --- | --- | --- | --- | --- |")
     for C, side in SIZES:

@@ -410,7 +410,7 @@ def test_outputs_of_different_shapes_can_only_be_chosen(digits):
 
 
 class Dropped(nn.Module):
-    trained = True  # in how many steps its dropout was on: all
+    trained = True  # whether its dropout was on in every step
 
     def __init__(self):
         super().__init__()

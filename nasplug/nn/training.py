@@ -52,6 +52,8 @@ def to_device(model: Module, device: torch.device | str) -> Module:
 
 
 @cache
+@torch.inference_mode(mode=False)  # whoever places a network, it is tried with gradients
+@torch.enable_grad()
 def pools_channels_last(device: torch.device) -> bool:
     """Whether average pools have the right gradient on a device where images lie channels last.
 
@@ -59,12 +61,13 @@ def pools_channels_last(device: torch.device) -> bool:
     nothing (pytorch/pytorch#188344). Supernets of nb201 learned visibly worse.
     """
     images = torch.arange(32.0, device=device).reshape(1, 2, 4, 4)
-    one, other = (
-        torch.autograd.grad(functional.avg_pool2d(x, 3, stride=1, padding=1).square().sum(), x)[0]
-        for layout in (torch.contiguous_format, torch.channels_last)
-        for x in [images.clone(memory_format=layout).requires_grad_()]
-    )
-    return torch.allclose(one, other)
+
+    def gradient(layout: torch.memory_format) -> torch.Tensor:
+        x = images.clone(memory_format=layout).requires_grad_()
+        pooled = functional.avg_pool2d(x, 3, stride=1, padding=1)
+        return torch.autograd.grad(pooled.square().sum(), x)[0]
+
+    return torch.allclose(gradient(torch.contiguous_format), gradient(torch.channels_last))
 
 
 def train(
