@@ -5,11 +5,12 @@
 
 The default is what a CPU can: images averaged down to 16x16, half the channels, the papers' depth
 (N=5; at N=1 their phenomena do not show). 25 epochs of OStr-DARTS take three to four hours of a
-core, and four minutes of an H200. The papers' size, on a GPU, in pieces that continue each other:
---C 16 --side 32 --jobs 6 --minutes 9. OStr-DARTS runs on the schedule of 100 epochs, DDSAS (L=12,
-M=30, no warm-up) on that of 50, both for the first --epochs of them; all at the papers' rates.
-Every run (a method and a seed) is a process of its own, --jobs of them at a time; after --minutes
-they stop, and the next call continues them.
+core, and five minutes of an H200. The papers' size, on a GPU, in pieces that continue each other:
+--C 16 --side 32 --minutes 9, which is about one run; several beside each other gain nothing there.
+OStr-DARTS runs on the schedule of 100 epochs, DDSAS (L=12, M=30, no warm-up) on that of 50, both
+for the first --epochs of them; all at the papers' rates. Every run (a method and a seed) is a
+process of its own, --jobs of them at a time; after --minutes they stop, and the next call continues
+them.
 
 After every epoch: the tabulated 200-epoch test accuracy of the selected cell (never used by a
 search), and per criterion the Spearman correlation, edge by edge, between its values and the

@@ -427,7 +427,7 @@ ENTRIES = {
     ),
     "autospace-table-2": Entry(
         "AutoSpace, Tables 2 and 4: where to search",
-        "CIFAR-10 at 8x8, 10,000 images, 0.345M, three seeds; evolution by 20 trainings, one seed",
+        "CIFAR-10 at 8x8, 10,000 images, 0.345M, three seeds; evolution by 20 trainings",
         learned_space,
         {
             "Evolution in the full space": "73.7 at 480M", "Manual, RL": "74.9 at 470M",

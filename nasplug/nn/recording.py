@@ -1,10 +1,10 @@
 """A step's forward and backward pass as one CUDA graph, while the choices that it mixes stay.
 
 A step of a small supernet is thousands of kernels of some microseconds each, and launching them one
-by one takes longer than running them. Recorded once and replayed, on an H200 a step that mixes all
-choices of nb201 (N=5, batch 64) takes 31 ms instead of 230 at C=16 and 32x32, 25 instead of 181 at
-C=8 and 16x16; one in subspaces of twelve choices, another every 30 steps, 24 instead of 113 (C=16).
-Losses are the same to the last bit (benchmarks/recorded_steps.py).
+by one takes longer than running them. Recorded once and replayed, on an H200 with torch 2.11 a step
+that mixes all choices of nb201 (N=5, batch 64) takes 47 ms instead of 271 at C=16 and 32x32, 29
+instead of 261 at C=8 and 16x16; one in subspaces of twelve choices, another every 30 steps, 32
+instead of 123 (C=16). Losses are the same to the last bit (benchmarks/recorded_steps.py).
 """
 
 from __future__ import annotations
