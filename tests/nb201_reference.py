@@ -110,13 +110,16 @@ def cosine(step, lr, epochs):
 class SGD:
     """Gradients clipped to a norm of 5 (to which torch adds 1e-6), momentum, weight decay."""
 
-    def __init__(self, net):
+    def __init__(self, net, coasts=False):
+        self.coasts = coasts
         self.w = {name: p.detach().clone().requires_grad_() for name, p in net.named_parameters()}
         self.velocity, self.clipped = {}, 0
 
     def step(self, loss, lr):
-        """What took no part in the loss stays as it is."""
-        gradients = torch.autograd.grad(loss, [*self.w.values()], allow_unused=True)
+        """What took no part in the loss stays as it is, or goes on by its momentum and decay."""
+        gradients = torch.autograd.grad(
+            loss, [*self.w.values()], allow_unused=True, materialize_grads=self.coasts
+        )
         took = {n: g for n, g in zip(self.w, gradients, strict=True) if g is not None}
         length = sum(float((g**2).sum()) for g in took.values()) ** 0.5
         self.clipped += length > 5

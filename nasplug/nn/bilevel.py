@@ -52,6 +52,9 @@ class BiLevel:
     if that is no SGD. order: 1 takes w for w*, 2 takes w after one more step of training (Liu et
     al., DARTS, ICLR 2019, eq. 7 and 8).
 
+    coasts: weights that take no part in a step go on by their momentum and decay, as with gradients
+    of zero; else they stay as they are.
+
     penalty: a term of the loss that depends on the architecture alone, None for none.
 
     After an architecture step, `mixed` are the mixing weights (D, O) that it was taken at,
@@ -69,9 +72,10 @@ class BiLevel:
         lr: float = 0.025,
         arch_lr: float = 3e-4,
         order: int = 1,
+        coasts: bool = False,
     ) -> None:
         self.net, self.parameters, self.mixture = net, list(parameters), mixture
-        self.task, self.order = task, order
+        self.task, self.order, self.coasts = task, order, coasts
         self.w = [p for p in net.parameters() if p.requires_grad]
         self.weights = task.make_optimizer(self.w) or torch.optim.SGD(
             self.w, lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, foreach=True
@@ -102,7 +106,7 @@ class BiLevel:
     # ---- w
 
     def weight_step(self, batch: Batch, mixtures: Sequence[Mixture] = ()) -> Tensor:
-        """One step of SGD on w; returns the loss. What is not in the mask stays as it is.
+        """One step of SGD on w; returns the loss.
 
         mixtures: several to add the gradients of, instead of the one that `mixture` makes.
         """
@@ -118,6 +122,9 @@ class BiLevel:
             for mixture in mixtures:
                 loss = self.loss(batch, mixture)
                 torch.autograd.backward(loss)
+        for p in self.w if self.coasts else ():
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
         average([p.grad for p in self.w if p.grad is not None])
         nn.utils.clip_grad_norm_(self.w, CLIP, foreach=True)
         self.weights.step()

@@ -83,6 +83,7 @@ class Oneshot(Method):
     maximize = apart = True
     reward = "supernet_acc"  # these two as the task of the data says
     order: ClassVar[int] = 1  # of the bi-level optimisation
+    coasts: ClassVar[bool] = False  # weights that take no part go on by momentum and decay
     mixes: ClassVar[bool] = True  # whether it adds up several choices of a decision
 
     # ---- what a method says
@@ -181,7 +182,7 @@ class Oneshot(Method):
         self.per_epoch = self.train.steps
         self.bilevel = BiLevel(
             self.net, self.start(search), self.mixture, self.images.task, lr=self.lr,
-            arch_lr=self.arch_lr, order=self.order,
+            arch_lr=self.arch_lr, order=self.order, coasts=self.coasts,
         )  # fmt: skip
         # This method scores what it proposes; a table of the space is only looked up.
         self.table = tabulated(search.space, search.problem.data)

@@ -44,11 +44,11 @@ def top_l(zeta, t, T):
 
 
 def test_ddsas():
-    """An operation outside of the subspace keeps its weights; its ζ and α have no gradient, but
-    move by Adam's decay and momentum."""
+    """An operation outside of the subspace has gradients of zero, and moves by decay and momentum;
+    so do its ζ and α."""
     method = DDSAS(L=L, M=M, epochs=EPOCHS, batch=8, arch_lr=0.01)
     search = begin(method)
-    weights, zeta, alpha = SGD(method.net), Adam(method.zeta), Adam(method.alpha)
+    weights, zeta, alpha = SGD(method.net, coasts=True), Adam(method.zeta), Adam(method.alpha)
     t, T = {(i, k): 0 for i in range(6) for k in range(5)}, 0
     evidence = {op: [] for op in t}  # p q of each subspace that had the operation
 

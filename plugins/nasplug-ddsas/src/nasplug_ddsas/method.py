@@ -41,6 +41,8 @@ class DDSAS(Oneshot):
         "expanding": {"mode": "expand"},  # Table 2
     }
 
+    coasts = True  # as with the authors' torch 1.4, whose zero_grad() leaves zeros
+
     L = Int(0, low=0, high=10_000, doc="operations in a subspace, per cell; 0: two per edge")
     M = Int(0, low=0, high=100_000, doc=f"steps in a subspace; 0: {STEPS}, an epoch at most")
     mode = Choice(
