@@ -117,10 +117,10 @@ class SGD:
 
     def step(self, loss, lr):
         """What took no part in the loss stays as it is, or goes on by its momentum and decay."""
-        gradients = torch.autograd.grad(
-            loss, [*self.w.values()], allow_unused=True, materialize_grads=self.coasts
-        )
+        gradients = torch.autograd.grad(loss, [*self.w.values()], allow_unused=True)
         took = {n: g for n, g in zip(self.w, gradients, strict=True) if g is not None}
+        if self.coasts:  # what has learned before
+            took = {n: torch.zeros_like(self.w[n]) for n in self.velocity} | took
         length = sum(float((g**2).sum()) for g in took.values()) ** 0.5
         self.clipped += length > 5
         for name, g in took.items():

@@ -52,8 +52,8 @@ class BiLevel:
     if that is no SGD. order: 1 takes w for w*, 2 takes w after one more step of training (Liu et
     al., DARTS, ICLR 2019, eq. 7 and 8).
 
-    coasts: weights that take no part in a step go on by their momentum and decay, as with gradients
-    of zero; else they stay as they are.
+    coasts: weights that have learned and take no part in a step go on by their momentum and decay,
+    as with gradients of zero; else they stay as they are.
 
     penalty: a term of the loss that depends on the architecture alone, None for none.
 
@@ -123,7 +123,7 @@ class BiLevel:
                 loss = self.loss(batch, mixture)
                 torch.autograd.backward(loss)
         for p in self.w if self.coasts else ():
-            if p.grad is None:
+            if p.grad is None and p in self.weights.state:
                 p.grad = torch.zeros_like(p)
         average([p.grad for p in self.w if p.grad is not None])
         nn.utils.clip_grad_norm_(self.w, CLIP, foreach=True)
