@@ -83,7 +83,7 @@ class Oneshot(Method):
     maximize = apart = True
     reward = "supernet_acc"  # these two as the task of the data says
     order: ClassVar[int] = 1  # of the bi-level optimisation
-    coasts: ClassVar[bool] = False  # weights that take no part go on by momentum and decay
+    coasts: ClassVar[bool] = False  # weights that learned go on by momentum and decay
     mixes: ClassVar[bool] = True  # whether it adds up several choices of a decision
 
     # ---- what a method says

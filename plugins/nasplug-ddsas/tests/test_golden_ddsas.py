@@ -44,8 +44,8 @@ def top_l(zeta, t, T):
 
 
 def test_ddsas():
-    """An operation outside of the subspace has gradients of zero, and moves by decay and momentum;
-    so do its ζ and α."""
+    """An operation that has learned and is outside of the subspace has gradients of zero, and moves
+    by decay and momentum; so do its ζ and α."""
     method = DDSAS(L=L, M=M, epochs=EPOCHS, batch=8, arch_lr=0.01)
     search = begin(method)
     weights, zeta, alpha = SGD(method.net, coasts=True), Adam(method.zeta), Adam(method.alpha)
