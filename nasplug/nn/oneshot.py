@@ -128,8 +128,8 @@ class Oneshot(Method):
         """Further numbers of the epoch that has just ended."""
         return {}
 
-    def epoch_notes(self) -> dict[str, Any]:
-        """Whatever JSON can hold, noted with the epoch's trial."""
+    def criteria(self) -> dict[str, Floats]:
+        """(D, O) each: what choices may be selected by, noted with the epoch's trial."""
         return {}
 
     def memory(self) -> dict[str, Any]:
@@ -287,8 +287,9 @@ class Oneshot(Method):
         }
         if known is not None and self.table:
             metrics[self.table.reward] = known.values
-        if notes := self.epoch_notes():
-            trials.notes[0] = notes
+        if criteria := self.criteria():
+            noted = {name: _four_digits(values) for name, values in criteria.items()}
+            trials.notes[0] = {"criteria": noted}
         now = time.perf_counter()
         trials.tell(
             values=value, reports=None if known is None else known.reports,
@@ -404,6 +405,10 @@ def tabulated(space: Space, data: str) -> Problem | None:
         return problem(f"{base}/{data}", evaluator="table")
     except NasplugError:
         return None
+
+
+def _four_digits(values: Floats) -> Any:
+    return np.vectorize(lambda x: float(f"{x:.3e}"))(values).tolist()
 
 
 def _array(leaf: Any) -> Any:

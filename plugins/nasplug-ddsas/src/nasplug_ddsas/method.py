@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from nasplug import (
@@ -133,6 +134,16 @@ class DDSAS(Oneshot):
             self.saliency = saliency(self.saliency, self.t, self.mask, joint)
         if self.step % (self.period * self.per_epoch) == 0:
             self._resize()
+
+    def criteria(self) -> dict[str, Floats]:
+        """(D, O) each: the saliency, which selects, and p q now, of all operations of an edge.
+
+        In eq. 11 q is of those in the subspace, 1 where an operation is alone: until ζ and α are
+        far apart the saliency says which operations were drawn together.
+        """
+        zeta, alpha = (x.detach().cpu().double() for x in (self.zeta, self.alpha))
+        q = alpha.masked_fill(torch.from_numpy(~self.whole), -torch.inf).softmax(-1)
+        return {"saliency": self.saliency, "p q": (zeta.sigmoid() * q).numpy()}
 
     def scores(self) -> Floats:
         """Line 15: an edge takes its most salient operation, none excepted."""

@@ -92,14 +92,6 @@ class OStrDarts(Oneshot):
         reports = zip(names, known.reports.tolist(), strict=True)
         return {name: report for name, report in reports if np.isfinite(report)}
 
-    def epoch_notes(self) -> dict[str, Any]:
-        """{criterion: (D, O) values}, four digits of each."""
-        four = {
-            name: np.vectorize(lambda x: float(f"{x:.3e}"))(s)
-            for name, s in self.criteria().items()
-        }
-        return {"criteria": {name: values.tolist() for name, values in four.items()}}
-
     def scores(self) -> Floats:
         """By the criterion; by magnitude in warm-up, when there is no gradient to go by."""
         return self.criteria()[self.criterion if self.batches else "magnitude"]
