@@ -1,14 +1,14 @@
 """NB201 cells found on real CIFAR-10 by one supernet: the four criteria of OStr-DARTS, and DDSAS.
 
-    NASPLUG_DATA=... python benchmarks/nb201_oneshot.py [--seeds 3] [--epochs 25] [--minutes 60]
+    NASPLUG_DATA=... python benchmarks/nb201_oneshot.py [--seeds 3] [--epochs N] [--minutes 60]
         [--C 8] [--N 5] [--side 16] [--batch 64] [--images 25000] [--jobs 1] [--out FOLDER]
 
 The default is what a CPU can: images averaged down to 16x16, half the channels, the papers' depth
-(N=5; at N=1 their phenomena do not show). 25 epochs of OStr-DARTS take three to four hours of a
-core, and five minutes of an H200. The papers' size, on a GPU, in pieces that continue each other:
---C 16 --side 32 --minutes 9, which is about one run; several beside each other gain nothing there.
-OStr-DARTS runs on the schedule of 100 epochs, DDSAS (L=12, M=30, no warm-up) on that of 50, both
-for the first --epochs of them; all at the papers' rates. Every run (a method and a seed) is a
+(N=5; at N=1 their phenomena do not show). The papers' size, on a GPU, in pieces that continue each
+other: --C 16 --side 32 --minutes 9, which is about one run; several beside each other gain nothing
+there. OStr-DARTS runs for 25 epochs of its schedule of 100, three to four hours of a core and five
+minutes of an H200, DDSAS (L=12, M=30, no warm-up) for all of its 50, which takes about as long;
+--epochs says otherwise of both. All at the papers' rates. Every run (a method and a seed) is a
 process of its own, --jobs of them at a time; after --minutes they stop, and the next call continues
 them.
 
@@ -46,8 +46,12 @@ from nasplug.run.journal import Row
 
 SPACE = nasplug.space("nb201")
 EDGES = SPACE.names
+NONE = np.array([op == "none" for op in SPACE.decisions[EDGES[0]]])
 SCHEDULES = {"ostr-darts": {"epochs": 100}, "ddsas": {"epochs": 50, "L": 12, "M": 30}}
-CRITERIA = ("strength", "strength*", "naive", "magnitude")
+EPOCHS = {"ostr-darts": 25, "ddsas": 50}  # of these
+CRITERIA = {
+    "ostr-darts": ("strength", "strength*", "naive", "magnitude"), "ddsas": ("saliency", "p q"),
+}  # fmt: skip
 
 
 def tables(folder: str) -> dict[str, np.ndarray]:
@@ -70,7 +74,8 @@ def images(n: int, side: int) -> Images:
         return avg_pool2d(pixels[:n].float(), k).round().to(pixels.dtype), labels[:n]
 
     data = load("cifar10")
-    return replace(data, train=small(data.train), val=small(data.val))
+    padding = data.padding * side // 32  # crops move by the same share of an image
+    return replace(data, train=small(data.train), val=small(data.val), padding=padding)
 
 
 class Until:
@@ -92,7 +97,7 @@ def run(method: str, seed: int, options: argparse.Namespace, clock: float) -> st
     given: dict[str, Any] = {
         "space": nasplug.space(f"nb201:C={options.C},N={options.N}"),
         "data": images(options.images, options.side), "progress": False,
-        "plugins": [Until(clock, options.epochs)],
+        "plugins": [Until(clock, options.epochs or EPOCHS[method])],
     }  # fmt: skip
     with suppress(KeyboardInterrupt):
         if (out / "run.json").exists():
@@ -128,7 +133,7 @@ def edge_correlations(values: np.ndarray, table: np.ndarray) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--epochs", type=int)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--C", type=int, default=8)
     parser.add_argument("--N", type=int, default=5)
@@ -145,25 +150,25 @@ def main() -> None:
         print(task.result(), file=sys.stderr)
 
     accuracy = tables(os.environ["NASPLUG_DATA"])
-    selected: dict[str, list[list[int]]] = {name: [] for name in (*CRITERIA, "ddsas")}
-    ranks: dict[str, list[list[list[float]]]] = {name: [] for name in CRITERIA}
+    names = [name for of in CRITERIA.values() for name in of]
+    selected: dict[str, list[list[int]]] = {name: [] for name in names}
+    ranks: dict[str, list[list[list[float]]]] = {name: [] for name in names}
     seconds: dict[str, list[float]] = {method: [] for method in SCHEDULES}
     for method, seed in cases:
-        epochs = trials(options.out / f"{method}-{seed}", options.epochs)
+        epochs = trials(options.out / f"{method}-{seed}", options.epochs or EPOCHS[method])
         seconds[method] += [float(epoch.cost or 0) for epoch in epochs]
-        if method == "ddsas" and epochs:
-            archs = [np.frombuffer(epoch.arch, SPACE.dtype) for epoch in epochs]
-            selected["ddsas"].append([int(SPACE.index(arch)) for arch in archs])
-        for name in CRITERIA if method == "ostr-darts" and epochs else ():
+        for name in CRITERIA[method] if epochs else ():
             values = [np.array(epoch.notes["criteria"][name]) for epoch in epochs]
+            if method == "ddsas":  # which does not select none
+                values = [np.where(NONE, -np.inf, v) for v in values]
             selected[name].append([int(SPACE.index(v.argmax(1))) for v in values])
             ranks[name].append([edge_correlations(v, accuracy["cifar10"]) for v in values])
 
     steps = options.images // options.batch
     speed = {m: round(steps / np.median(s), 2) for m, s in seconds.items() if s}
-    names = ("C", "N", "side", "images", "batch", "epochs", "seeds", "jobs")
+    given = ("C", "N", "side", "images", "batch", "epochs", "seeds", "jobs")
     result: dict[str, Any] = {
-        "settings": {name: getattr(options, name) for name in names}, "steps_per_second": speed,
+        "settings": {name: getattr(options, name) for name in given}, "steps_per_second": speed,
     }  # fmt: skip
     print("| method, seed | epochs | CIFAR-10 | CIFAR-100 | per epoch | cell |")
     print("| --- | --- | --- | --- | --- | --- |")

@@ -231,8 +231,8 @@ def ddsas_steps() -> Rows:
 
 
 def ddsas_nb201() -> Rows:
-    """DDSAS's: tabulated accuracy of the cells that three searches ended with."""
-    found = kept("nb201_oneshot")["ddsas"]
+    """DDSAS's: tabulated accuracy of the cells that searches ended with."""
+    found = kept("nb201_oneshot")["saliency"]
     last = [curve[-1] for curve in found["cifar10"]]
     yield "", "CIFAR-10", "CIFAR-100"
     yield (
