@@ -50,7 +50,7 @@ NONE = np.array([op == "none" for op in SPACE.decisions[EDGES[0]]])
 SCHEDULES = {"ostr-darts": {"epochs": 100}, "ddsas": {"epochs": 50, "L": 12, "M": 30}}
 EPOCHS = {"ostr-darts": 25, "ddsas": 50}  # of these
 CRITERIA = {
-    "ostr-darts": ("strength", "strength*", "naive", "magnitude"), "ddsas": ("saliency", "p q"),
+    "ostr-darts": ("strength", "strength*", "naive", "magnitude"), "ddsas": ("saliency", "joint"),
 }  # fmt: skip
 
 

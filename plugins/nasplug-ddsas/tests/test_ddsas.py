@@ -190,15 +190,18 @@ def test_the_mixture_is_eq_7():
     np.testing.assert_allclose(weights, pq / pq.sum(1, keepdims=True), rtol=1e-5)
 
 
-def test_an_epoch_notes_what_selects_and_what_is_learned():
+@pytest.mark.parametrize("criterion", ["saliency", "joint"])
+def test_an_epoch_notes_what_may_select(criterion):
     region = Mask(SPACE, {"1<-0": ["skip_connect", "nor_conv_3x3"]})
-    found, method = run(budget=1, M=1, within=region, arch_lr=0.1)
+    found, method = run(budget=1, M=1, within=region, arch_lr=0.1, criterion=criterion)
     alpha, zeta = method.alpha.detach().double().numpy(), method.zeta.detach().double().numpy()
     q = np.where(region.allowed, np.exp(alpha), 0)  # not only of the last subspace
     noted = found.search.trials.notes[0]["criteria"]
     expected = q / q.sum(1, keepdims=True) / (1 + np.exp(-zeta))
-    np.testing.assert_allclose(noted["p q"], expected, rtol=1e-3)
+    np.testing.assert_allclose(noted["joint"], expected, rtol=1e-3)
     np.testing.assert_allclose(noted["saliency"], method.saliency, rtol=1e-3)
+    selecting = np.where(CUT | ~region.allowed, -np.inf, noted[criterion])
+    np.testing.assert_array_equal(found.best.arch, selecting.argmax(1))
 
 
 def test_by_default_a_subspace_is_searched_for_an_epoch_at_most():

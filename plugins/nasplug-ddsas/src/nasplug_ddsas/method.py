@@ -40,6 +40,7 @@ class DDSAS(Oneshot):
     ablations = {  # noqa: RUF012 - read only
         "shrinking": {"mode": "shrink"},  # Table 2
         "expanding": {"mode": "expand"},  # Table 2
+        "by p q now": {"criterion": "joint"},
     }
 
     coasts = True  # as with the authors' torch 1.4, whose zero_grad() leaves zeros
@@ -50,6 +51,10 @@ class DDSAS(Oneshot):
         "static", choices=("static", "shrink", "expand"), doc="what the whole space does meanwhile"
     )
     period = Int(10, low=1, high=10_000, doc="epochs between shrinkings or expansions")
+    criterion = Choice(
+        "saliency", choices=("saliency", "joint"),
+        doc="how operations are selected: by eq. 11, or by p q as it is now",
+    )  # fmt: skip
 
     @classmethod
     def ranges(cls, space: Space) -> dict[str, Hyperparameter[Any]]:
@@ -136,19 +141,19 @@ class DDSAS(Oneshot):
             self._resize()
 
     def criteria(self) -> dict[str, Floats]:
-        """(D, O) each: the saliency, which selects, and p q now, of all operations of an edge.
+        """(D, O) each: the saliency, and p q as it is now, q of all operations of an edge.
 
         In eq. 11 q is of those in the subspace, 1 where an operation is alone: until ζ and α are
         far apart the saliency says which operations were drawn together.
         """
         zeta, alpha = (x.detach().cpu().double() for x in (self.zeta, self.alpha))
         q = alpha.masked_fill(torch.from_numpy(~self.whole), -torch.inf).softmax(-1)
-        return {"saliency": self.saliency, "p q": (zeta.sigmoid() * q).numpy()}
+        joint = (zeta.sigmoid() * q).numpy()
+        return {"saliency": self.saliency if self.saliency.any() else joint, "joint": joint}
 
     def scores(self) -> Floats:
         """Line 15: an edge takes its most salient operation, none excepted."""
-        s = self.saliency if self.saliency.any() else self.joint().detach().cpu().double().numpy()
-        return np.where(self.cut, -np.inf, s)
+        return np.where(self.cut, -np.inf, self.criteria()[self.criterion])
 
     def selected(self) -> Archs:
         """From all that the region has, not only from the subspace that was trained last."""
