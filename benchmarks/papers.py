@@ -14,8 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,6 +37,7 @@ QUERIES, LABELS = 200, 500  # of a search; of a shrinker
 SHARES = (30, 20, 10, 5)  # percent of a random sample
 EPOCHS, IMAGES, SIDE = 8, 1000, 8  # of a supernet
 WHOLE = (50, 25_000)  # the papers' epochs and images: α and ζ take as many steps as there
+DRAWN = WHOLE[1] // 64 // 30  # subspaces of DDSAS in an epoch of these
 CRITERIA = ("strength", "strength*", "naive", "magnitude")
 
 Row = dict[str, Any]  # {column: text, number, or [mean, standard deviation]}
@@ -243,33 +245,60 @@ def approximated(seeds: int) -> Rows:
     return [{"": "within 1.0±0.1, %", "all subspaces": spread(whole), **steps}]
 
 
+def imagined(preferences: Any, rng: np.random.Generator) -> Iterator[tuple[Any, Any, Any]]:
+    """DDSAS on NB201, without a network: after each subspace the saliency, p q of all, and α.
+
+    preferences: (6, 5), how far ζ and α of an operation move in a subspace that has it, against
+    the mean of what is there on its edge.
+    """
+    from nasplug_ddsas.method import saliency, sample, ucb
+
+    every, cut, groups = np.ones((6, 5), bool), np.arange(5) == np.zeros((6, 1)), [[*range(6)]]
+    zeta, alpha = 1e-3 * rng.standard_normal((2, *every.shape))
+    t, s = np.zeros(every.shape, int), np.zeros(every.shape)
+    for T in count():
+        p, q = 1 / (1 + np.exp(-zeta)), np.exp(alpha)
+        Z = sample(ucb(p, T, t), every, 12, groups, cut)
+        present = Z.sum(1, keepdims=True)
+        step = Z * (preferences - (Z * preferences).sum(1, keepdims=True) / present)
+        zeta, alpha, t = zeta + step, alpha + step, t + Z
+        s = saliency(s, t, Z, p * q * Z / (q * Z).sum(1, keepdims=True))
+        joint = np.exp(alpha) / np.exp(alpha).sum(1, keepdims=True) / (1 + np.exp(-zeta))
+        yield np.where(cut, -np.inf, s), np.where(cut, -np.inf, joint), alpha
+
+
 def unlearned(seeds: int) -> Rows:
     """The cell that DDSAS selects if ζ and α stay as they begin: its subspaces alone decide."""
-    from nasplug_ddsas.method import STEPS, saliency, sample, ucb
-
-    space, table = nasplug.space("nb201"), nasplug.problem("nb201/cifar10")
-    net = space.supernet()
-    every, cut, groups = net.exists, net.cut, net.groups()
-    drawn = WHOLE[1] // 64 // STEPS  # subspaces of an epoch
-    epochs = (1, 25, 50)
-    cells: dict[int, list[Any]] = {n: [] for n in epochs}
-    for seed in range(seeds):
-        rng = np.random.default_rng(seed)
-        zeta, alpha = 1e-3 * rng.standard_normal((2, *every.shape))
-        p, q = 1 / (1 + np.exp(-zeta)), np.exp(alpha)
-        t, s = np.zeros(every.shape, int), np.zeros(every.shape)
-        for T in range(max(epochs) * drawn):
-            Z = sample(ucb(p, T, t), every, 12, groups, cut)
-            t += Z
-            s = saliency(s, t, Z, p * q * Z / (q * Z).sum(1, keepdims=True))
-            if (T + 1) % drawn == 0 and (n := (T + 1) // drawn) in cells:
-                cells[n].append(np.where(cut, -np.inf, s).argmax(1))
-    rows = []
-    for n, archs in cells.items():
-        reports = table.score(np.array(archs, space.dtype)).reports
+    space, table, rows = nasplug.space("nb201"), nasplug.problem("nb201/cifar10"), []
+    runs = [
+        [s.argmax(1) for s, *_ in islice(imagined(0.0, np.random.default_rng(seed)), 50 * DRAWN)]
+        for seed in range(seeds)
+    ]
+    for epochs in (1, 25, 50):
+        archs = np.array([cells[epochs * DRAWN - 1] for cells in runs], space.dtype)
+        reports = table.score(archs).reports
         rows.append({
-            "": f"after {n} epoch{'s' * (n > 1)}", "CIFAR-10": spread(reports),
+            "": f"after {epochs} epoch{'s' * (epochs > 1)}", "CIFAR-10": spread(reports),
             "median": float(np.median(reports)), "at least 93.7, %": 100 * np.mean(reports >= 93.7),
+        })  # fmt: skip
+    return rows
+
+
+def told_apart(seeds: int) -> Rows:
+    """On how many edges the operation that is preferred most is selected after 25 epochs."""
+    rows = []
+    for drift in (3e-4, 1e-3, 3e-3):
+        found = []
+        for seed in range(seeds):
+            rng = np.random.default_rng(seed)
+            wanted = rng.standard_normal((6, 5))
+            *_, (s, joint, alpha) = islice(imagined(drift * wanted, rng), 25 * DRAWN)
+            best = np.where(np.isinf(s), -np.inf, wanted).argmax(1)
+            hits = [100 * np.mean(x.argmax(1) == best) for x in (s, joint)]
+            found.append([*hits, np.ptp(alpha, axis=1).mean()])
+        by_saliency, by_joint, apart = np.mean(found, 0).tolist()
+        rows.append({
+            "": f"{apart:.2f} apart", "saliency, %": by_saliency, "p q as it is, %": by_joint,
         })  # fmt: skip
     return rows
 
@@ -430,6 +459,14 @@ ENTRIES = {
         unlearned,
         {"after 50 epochs": "93.73±0.32 (learned)"},
         seeds=200,
+    ),
+    "ddsas-saliency": Entry(
+        "DDSAS, eq. 11: what the saliency tells apart",
+        "made-up preferences, towards which ζ and α move in each subspace, 13 an epoch, for 25 "
+        "epochs: on how many edges of a cell the operation preferred most is selected, by how far "
+        "the α of an edge are apart then",
+        told_apart,
+        seeds=60,
     ),
     "ddsas-figure-6a": Entry(
         "DDSAS, Figure 6 (a): how often the second term of eq. 10 is within 1.0±0.1",
