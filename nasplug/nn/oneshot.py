@@ -222,9 +222,10 @@ class Oneshot(Method):
         values = spread * torch.randn(shape, generator=generator)
         return values.to(self.device).requires_grad_()
 
-    def masked(self, logits: Tensor) -> Tensor:
-        """(D, O) logits -> the same, -inf outside of `mask`."""
-        return logits.masked_fill(logits.new_tensor(~self.mask).bool(), -torch.inf)
+    def masked(self, logits: Tensor, mask: Bools | None = None) -> Tensor:
+        """(D, O) logits -> the same, -inf outside of `mask`, by default of what is trained now."""
+        inside = self.mask if mask is None else mask
+        return logits.masked_fill(logits.new_tensor(~inside).bool(), -torch.inf)
 
     def generator(self, which: int) -> torch.Generator:
         """Randomness of this step: one for the weights, `which` of them for other draws."""

@@ -204,6 +204,18 @@ def test_an_epoch_notes_what_may_select(criterion):
     np.testing.assert_array_equal(found.best.arch, selecting.argmax(1))
 
 
+@pytest.mark.parametrize("options", [{"mode": "expand", "M": 1}, {"M": 3}, {"warmup": 1, "M": 3}])
+def test_what_was_never_drawn_is_not_selected(options):
+    """Neither what an expanding space has not opened nor, in the first subspace, all the rest."""
+    watch = Watch()
+    epochs = 1 + options.get("warmup", 0)
+    found, _ = run(epochs, criterion="joint", arch_lr=0.1, plugins=[watch], **options)
+    arch, drawn = found.search.trials.archs[0], np.any(watch.trained[:3], axis=0)
+    assert drawn[np.arange(6), arch].all()
+    joint = np.array(found.search.trials.notes[0]["criteria"]["joint"])
+    np.testing.assert_array_equal(joint > 0, watch.trained[0] if options["M"] == 3 else drawn)
+
+
 def test_by_default_a_subspace_is_searched_for_an_epoch_at_most():
     assert run(budget=1)[1].stay == 3
     assert run(budget=1, batch=16)[1].stay == STEPS

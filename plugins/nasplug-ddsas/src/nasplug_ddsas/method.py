@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from nasplug import (
@@ -128,9 +127,9 @@ class DDSAS(Oneshot):
         joint = self.joint()
         return Mixture(joint / joint.sum(-1, keepdim=True), self.mask)  # eq. 7
 
-    def joint(self) -> Tensor:
-        """(D, O): p_k q_k, zero outside of the subspace that is trained."""
-        q = self.masked(self.alpha).softmax(-1)  # eq. 8
+    def joint(self, mask: Bools | None = None) -> Tensor:
+        """(D, O): p_k q_k, zero outside of a mask, by default of the subspace that is trained."""
+        q = self.masked(self.alpha, mask).softmax(-1)  # eq. 8
         return self.zeta.sigmoid() * q
 
     def after_step(self) -> None:
@@ -141,14 +140,13 @@ class DDSAS(Oneshot):
             self._resize()
 
     def criteria(self) -> dict[str, Floats]:
-        """(D, O) each: the saliency, and p q as it is now, q of all operations of an edge.
+        """(D, O) each: the saliency, and p q as it is now, q of all operations drawn so far.
 
         In eq. 11 q is of those in the subspace, 1 where an operation is alone: until ζ and α are
         far apart the saliency says which operations were drawn together.
         """
-        zeta, alpha = (x.detach().cpu().double() for x in (self.zeta, self.alpha))
-        q = alpha.masked_fill(torch.from_numpy(~self.whole), -torch.inf).softmax(-1)
-        joint = (zeta.sigmoid() * q).numpy()
+        drawn = self.t.astype(bool) | self.Z
+        joint = self.joint(drawn).detach().cpu().double().numpy()
         return {"saliency": self.saliency if self.saliency.any() else joint, "joint": joint}
 
     def scores(self) -> Floats:
