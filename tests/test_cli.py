@@ -368,7 +368,7 @@ def heed_ctrl_c() -> None:
 def test_interrupted_and_resumed(
     here: Path, process: Callable[..., Answer], plugins: str, number: signal.Signals
 ) -> None:
-    arguments = ["run", "random", "--on", "hill/slow", "--budget", "20", *SLOW]
+    arguments = ["run", "random", "--on", "hill/slow", "--budget", "40", *SLOW]
     running = subprocess.Popen(
         [*COMMAND, *arguments, "--out", "d"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env={**os.environ, "PYTHONPATH": plugins}, preexec_fn=heed_ctrl_c,
@@ -385,24 +385,46 @@ def test_interrupted_and_resumed(
     assert err.strip().endswith(" trials; continue with: nasplug resume d")
     resumed = process("resume", "d", "--json", PYTHONPATH=plugins)
     assert resumed.code == 0, resumed.err
-    assert resumed.json["trials"] == 20
+    assert resumed.json["trials"] == 40
     whole = process(*arguments, "--json", PYTHONPATH=plugins)
     assert resumed.json["best"] == whole.json["best"]
 
 
-def test_interrupted_whenever(here: Path, plugins: str) -> None:
-    running = subprocess.Popen(
-        [*COMMAND, "run", "random", "--on", "hill/slow", "--budget", "1000", "--no-track"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": plugins}, preexec_fn=heed_ctrl_c,
+INTERRUPTED = """
+    import os, signal
+    from hill_plugin import Slow
+    from nasplug import hookimpl
+
+    class Interrupted(Slow):
+        def __init__(self, *args, **settings):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    @hookimpl
+    def register_evaluators(register):
+        register("interrupted", Interrupted)
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGINT)", "interrupted"),
+        (INTERRUPTED, "interrupted before the first trial"),
+    ],
+    ids=["plugins-load", "evaluator-is-made"],
+)
+def test_interrupted_before_the_search(
+    here: Path, plugins: str, tmp_path: Path, source: str, words: str
+) -> None:
+    distribution(tmp_path, "interrupted_plugin", source)
+    arguments = ("run", "random", "--on", "hill/slow", "--evaluator", "interrupted", "--no-track")
+    ended = subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, preexec_fn=heed_ctrl_c,
+        env={**os.environ, "PYTHONPATH": f"{plugins}{os.pathsep}{tmp_path}"},
     )  # fmt: skip
-    with pytest.raises(subprocess.TimeoutExpired):
-        running.wait(3)
-    running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=30)
-    assert running.returncode == 130
-    assert "interrupted" in err
-    assert "Traceback" not in err
+    assert ended.returncode == 130, ended.stderr
+    assert ended.stderr.splitlines()[-1] == words
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_closed_pipe_is_no_traceback(here: Path) -> None:

@@ -110,9 +110,9 @@ def refuse_blank(arguments: Sequence[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script: commands raise, this turns what they raise into words and exit codes."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what is no text
+            sys.stdout.reconfigure(errors="backslashreplace")
         refuse_blank(arguments)
         cli.main(arguments, prog_name="nasplug", standalone_mode=False)
         sys.stdout.flush()
