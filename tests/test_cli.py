@@ -77,6 +77,11 @@ def distribution(folder: Path, name: str, source: str, requires: str = "") -> No
     (info / "entry_points.txt").write_text(f"[nasplug]\n{name} = {name}\n")
 
 
+def heed_ctrl_c() -> None:
+    """A shell that starts the tests in the background makes all of them ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Answer:
     """How a command ended."""
 
@@ -118,7 +123,7 @@ def process(here: Path) -> Callable[..., Answer]:
     def call(*arguments: str, **env: str) -> Answer:
         ended = subprocess.run(
             [*COMMAND, *arguments], capture_output=True, text=True, timeout=240,
-            env={**os.environ, **env}, check=False,
+            env={**os.environ, **env}, check=False, preexec_fn=heed_ctrl_c,
         )  # fmt: skip
         return Answer(ended.returncode, ended.stdout, ended.stderr)
 
@@ -357,11 +362,6 @@ def test_failed_trials_are_counted(process: Callable[..., Answer], plugins: str)
     assert "every trial failed; the last said: ValueError: too sour" in answer.err
 
 
-def heed_ctrl_c() -> None:
-    """A shell that starts the tests in the background makes all of them ignore SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
@@ -414,17 +414,13 @@ INTERRUPTED = """
     ids=["plugins-load", "evaluator-is-made"],
 )
 def test_interrupted_before_the_search(
-    here: Path, plugins: str, tmp_path: Path, source: str, words: str
+    process: Callable[..., Answer], plugins: str, source: str, words: str
 ) -> None:
-    distribution(tmp_path, "interrupted_plugin", source)
+    distribution(Path(plugins), "interrupted_plugin", source)
     arguments = ("run", "random", "--on", "hill/slow", "--evaluator", "interrupted", "--no-track")
-    ended = subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, preexec_fn=heed_ctrl_c,
-        env={**os.environ, "PYTHONPATH": f"{plugins}{os.pathsep}{tmp_path}"},
-    )  # fmt: skip
-    assert ended.returncode == 130, ended.stderr
-    assert ended.stderr.splitlines()[-1] == words
-    assert "Traceback" not in ended.stderr
+    answer = process(*arguments, PYTHONPATH=plugins)
+    assert answer.code == 130, answer.err
+    assert answer.err.splitlines()[-1] == words
 
 
 def test_a_closed_pipe_is_no_traceback(here: Path) -> None:
