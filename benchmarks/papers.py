@@ -331,7 +331,8 @@ def criteria(_: int) -> Rows:
     return [
         {
             "": name, "CIFAR-10": spread([run[-1] for run in found[name]["cifar10"]]),
-            "CIFAR-100": spread(found[name]["cifar100"]), "Spearman": found[name]["spearman"][0],
+            "CIFAR-100": spread(found[name]["cifar100"]),
+            "Spearman": f"{found[name]['spearman'][0]:.2f}",
         }
         for name in CRITERIA
     ]  # fmt: skip
@@ -487,7 +488,7 @@ ENTRIES = {
     ),
     "ostr-table-5": Entry(
         "OStr-DARTS, Table V: the criteria",
-        "C=8, N=5, images of 16x16; 25 of 100 epochs, three searches",
+        "C=8, N=5, images of 16x16; 25 of 100 epochs, three seeds",
         criteria,
         {
             "magnitude": "54.30±0.00, 15.61±0.00", "naive": "93.86±0.29, 71.88±0.37",
