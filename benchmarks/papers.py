@@ -331,8 +331,7 @@ def criteria(_: int) -> Rows:
     return [
         {
             "": name, "CIFAR-10": spread([run[-1] for run in found[name]["cifar10"]]),
-            "CIFAR-100": spread(found[name]["cifar100"]),
-            "Spearman": f"{found[name]['spearman'][0]:.2f}",
+            "CIFAR-100": spread(found[name]["cifar100"]), "Spearman": found[name]["spearman"][0],
         }
         for name in CRITERIA
     ]  # fmt: skip
@@ -557,7 +556,7 @@ def cell(value: Any) -> str:
         return value or ""
     if isinstance(value, list | tuple):
         return "±".join(f"{x:.2f}" for x in value)
-    return f"{value:.2g}" if abs(value) < 1 else f"{value:.2f}"
+    return f"{value:#.2g}" if abs(value) < 1 else f"{value:.2f}"
 
 
 def main() -> None:
