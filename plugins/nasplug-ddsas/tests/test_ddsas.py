@@ -93,6 +93,23 @@ def test_shrinking_takes_the_least_salient_and_never_empties_an_edge():
     np.testing.assert_array_equal(allowed.argmax(1), 1 + s[:, 1:].argmax(1))
 
 
+def test_shrinking_leaves_an_edge_that_may_only_be_cut():
+    allowed = np.ones((6, 5), bool)
+    allowed[0, 1:] = False
+    smaller = shrink(allowed, np.zeros((6, 5)), GROUPS, CUT)
+    assert smaller[0].tolist() == [True, False, False, False, False]
+    assert [smaller[edges].sum() for edges in GROUPS] == [11 - 3, 15 - 3]
+
+
+def test_what_was_deleted_is_not_selected():
+    """Not even if p q, which goes on being learned, says later that it was the best."""
+    _, method = run(2, mode="shrink", period=1, M=1, criterion="joint")
+    best = np.where(method.allowed, -np.inf, 0).argmax(1)  # of each edge one that is gone
+    with torch.no_grad():
+        method.alpha[np.arange(6), best] = 50.0
+    assert method.allowed[np.arange(6), method.selected()].all()
+
+
 def test_expanding_adds_an_operation_and_keeps_what_was_learned():
     _, method = run(budget=2, mode="expand", period=2, M=3)
     assert method.allowed.sum(1).tolist() == [4] * 6  # none, skip, conv 3x3 and now the pool

@@ -154,8 +154,8 @@ class DDSAS(Oneshot):
         return np.where(self.cut, -np.inf, self.criteria()[self.criterion])
 
     def selected(self) -> Archs:
-        """From all that the region has, not only from the subspace that was trained last."""
-        return self.net.select(np.where(self.whole, self.scores(), -np.inf), self.region)
+        """From all that is open now, not only from the subspace that was trained last."""
+        return self.net.select(np.where(self.allowed, self.scores(), -np.inf), self.region)
 
     # ---- the elastic space (section 4.2)
 
@@ -214,8 +214,8 @@ def saliency(s: Floats, t: npt.NDArray[np.int64], Z: Bools, joint: Floats) -> Fl
 
 
 def shrink(allowed: Bools, s: Floats, groups: list[list[int]], cut: Bools) -> Bools:
-    """Without the least salient operations, as many as a cell has edges; every edge keeps one
-    that does not cut it."""
+    """Without the least salient operations, as many as a cell has edges; every edge keeps one,
+    that does not cut it if it has any such."""
     allowed = allowed.copy()
     for edges in groups:
         order = np.argsort(np.where(allowed[edges], s[edges], np.inf), axis=None, kind="stable")
@@ -224,7 +224,8 @@ def shrink(allowed: Bools, s: Floats, groups: list[list[int]], cut: Bools) -> Bo
             row = allowed[edges[edge]]
             if deleted == len(edges) or not row[k]:
                 break
-            if cut[edges[edge], k] or (row & ~cut[edges[edge]]).sum() > 1:
+            passing = row & ~cut[edges[edge]]
+            if row.sum() > 1 and (not passing[k] or passing.sum() > 1):
                 row[k] = False
                 deleted += 1
     return allowed
