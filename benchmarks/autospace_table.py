@@ -1,7 +1,7 @@
 """AutoSpace at small scale on real CIFAR-10: the paper's Tables 2, 3, 4 and 6, and its Figure 3.
 
     NASPLUG_DATA=... python benchmarks/autospace_table.py [--seeds 3] [--images 10000] [--layers 6]
-        [--resolution 8] [--C 8] [--evolve 15] [--search 10] [--train 10] [--networks 4]
+        [--resolution 8] [--C 8] [--evolve 15] [--search 10] [--train 40] [--networks 4]
         [--parts evolve,sample,search,rank] [--out FOLDER]
 
 The last numbers are epochs, and networks per seed and space; images are made smaller. Per seed: a
@@ -10,9 +10,9 @@ equal MAdds (+-5 %) are trained alike, sampled from the hand-made space, from th
 from their union with other kernels, inverted residuals and zero, from the cells that the authors
 released, and from open cells at random within the limit (eq. 1). ProxylessNAS by gradient (G) and
 by REINFORCE (RL) and SPOS (RS) search the first three, evolution (EA) the open cells within the
-limit, by 20 trainings; what they find is trained alike. Validation and test accuracy are those of
-the trained networks; nothing is chosen by the latter. What is done is kept in FOLDER and not done
-again. Prints tables and, as its last line, one JSON object.
+limit, by 20 trainings of 10 epochs; what they find is trained alike. Validation and test accuracy
+are those of the trained networks; nothing is chosen by the latter. What is done is kept in FOLDER
+and not done again. Prints tables and, as its last line, one JSON object.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ PERIOD = 40  # steps between two generations
 LR = 0.1  # of the weights of a supernet; 0.025 is for longer training
 QUERIES = 60  # archs that SPOS's evolution scores
 WARMUP = 4  # epochs in which the three networks are only trained
-TRAININGS = 20  # of the evolution in the full space
+TRAININGS, SHORT = 20, 10  # of the evolution in the full space, and their epochs
 WHERE = ("manual", "learned", "union")
 CONTROLS = ("released", "unselected")
 PAIRS = (
@@ -300,7 +300,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (
         ("seeds", 3), ("images", 10_000), ("resolution", 8), ("layers", 6), ("C", 8),
-        ("evolve", 15), ("search", 10), ("train", 10), ("networks", 4), ("rank", 12),
+        ("evolve", 15), ("search", 10), ("train", 40), ("networks", 4), ("rank", 12),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--parts", default="evolve,sample,search,rank")
@@ -345,7 +345,7 @@ def main() -> None:
         supernet: dict[str, Any] = {"lr": LR, "epochs": options.search}
         budget, how = {
             "spos": (QUERIES, supernet),
-            "regularized-evolution": (TRAININGS, {"evaluator": f"train:epochs={options.train}"}),
+            "regularized-evolution": (TRAININGS, {"evaluator": f"train:epochs={SHORT}"}),
         }.get(method, (options.search, supernet))
         within = {} if inside is space else {"within": inside}
         out = run(
@@ -413,7 +413,7 @@ def report(rows: dict[str, Any], target: float, options: argparse.Namespace) -> 
             spread, best = x[..., 2].std(), x[..., 2].max(1).mean()
             words = f"{m[1]:.2f} | {m[2]:.2f} ± {spread:.2f} | {best:.2f}"
             print(f"| {where} | {m[0] / 1e6:.3f}M | {words} |")
-            result[f"sample/{where}"] = [round(float(v), 3) for v in m]
+            result[f"sample/{where}"] = x.tolist()
     for pair in PAIRS:
         if n := min(len(sampled[where]) for where in pair):
             a, b = (sampled[where][:n, :, 2] for where in pair)

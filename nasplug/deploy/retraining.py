@@ -213,6 +213,7 @@ def draw_curve(rows: list[Epoch], title: str, metric: str, figure: Figure) -> No
     left.plot(x, [row.loss for row in rows], color="#9aa3ad", label="loss")
     right.plot(x, [row.test for row in rows], color="#2f6db5", label=metric)
     left.set(xlabel="epoch", ylabel="loss")
+    left.locator_params("x", integer=True)
     right.set_ylabel(metric, color="#2f6db5")
     right.tick_params(axis="y", colors="#2f6db5")
     for ax in (left, right):

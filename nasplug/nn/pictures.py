@@ -52,7 +52,7 @@ def draw_epochs(search: Search, figure: Figure) -> None:
                 epochs, y, where="mid", color=color, lw=1.2, marker=marker, label=label
             )
     bottom.set(xlabel="epoch", ylim=(-0.05, 1.05))
-    bottom.xaxis.get_major_locator().set_params(integer=True)
+    bottom.locator_params("x", integer=True)
     for ax in (top, bottom, right):
         ax.spines["top"].set_visible(False)
         ax.grid(alpha=0.15)

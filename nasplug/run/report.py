@@ -158,6 +158,7 @@ def draw_curve(selection: Selection, figure: Figure) -> None:
     )  # fmt: skip
     lines = [*ax.step(x[known], best[known], where="post", color=BLUE, lw=2, label="best so far")]
     ax.set(xlabel="trials", ylabel=reward, xlim=(0, len(trials) + 1))
+    ax.locator_params("x", integer=True)
     if len(trials) > DOTS:
         ax.set(xscale="log", xlim=(1, len(trials)))
     low, high = limits(values, best[known], search.maximize)
@@ -220,6 +221,7 @@ def draw_front(selection: Selection, volumes: npt.NDArray[np.float64], figure: F
         ax(_window(column, values))
     right.step(np.arange(1, len(volumes) + 1), volumes, where="post", color=BLUE, lw=2)
     right.set(xlabel="trials", ylabel="hypervolume", xlim=(0, len(volumes) + 1))
+    right.locator_params("x", integer=True)
     for ax in (left, right):
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.2)

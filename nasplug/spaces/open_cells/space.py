@@ -44,10 +44,9 @@ class OpenCells(SkeletonSpace):
 
     A cell: a 1x1 convolution to 3 or 6 times the channels, a DAG of four inner nodes with one of
     five operations on each of its six edges, and a 1x1 convolution to the channels of the layer.
-    Nodes add, average or multiply what comes in: the paper has six cells per choice of operations and
-    does not say which. The authors' files hint at three expansions and two aggregations instead.
-    Where the shape stays, the input is added to the output, and a cell that computes nothing is no
-    layer.
+    Nodes add, average or multiply what comes in: the paper has six cells per choice of operations,
+    and does not say which; the authors' files hint at three expansions and two aggregations. Where
+    the shape stays, the input is added to the output, and a cell that computes nothing is no layer.
 
     In the string of a cell a letter per edge (1<-0 2<-0 2<-1 3<-0 3<-1 3<-2) says zero, identity,
     p (1x1), c (3x3) or d (depthwise 3x3 convolution); then + sum, ~ mean or * product, and the

@@ -35,7 +35,7 @@ def draw_fitness(search: Search, figure: Figure) -> None:
         ax.axvline(guided + 0.5, color=GRAY, ls=":", lw=1.2)
         ax.text(guided + 0.6, ax.get_ylim()[0], "without reference", fontsize=8, va="bottom")
     ax.set(xlabel="epoch", ylabel="fitness, mean over layers")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params("x", integer=True)
     right.set_ylabel("loss", color=COLORS[1])
     ax.set_title(f"{search.method_name} on {search.problem.name}", loc="left", weight="bold")
     for axis in (ax, right):
