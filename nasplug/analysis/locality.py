@@ -138,7 +138,7 @@ def draw(locality: Locality, unit: str, figure: Figure) -> None:
         ):
             ax.axvline(edits, color=color, ls=style, lw=1.5, label=f"{name}: {edits}")
         ax.set(xlabel="edits", ylabel=label)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.locator_params("x", integer=True)
         ax.set_ylim(bottom=min(0, float(y.min())))
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.2)
